@@ -1,0 +1,42 @@
+"""Coterie: a team of agents learns from its own traces."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coterie.capture import instrument as instrument
+    from coterie.capture import uninstrument as uninstrument
+    from coterie.connect import connect as connect
+    from coterie.errors import CoterieError as CoterieError
+    from coterie.rewards import calls as calls
+    from coterie.rewards import reward as reward
+    from coterie.roles import acting_as as agent
+    from coterie.rollouts import rollout as rollout
+    from coterie.vocabulary import Task as Task
+
+_PUBLIC = {
+    "instrument": ("coterie.capture", "instrument"),
+    "uninstrument": ("coterie.capture", "uninstrument"),
+    "connect": ("coterie.connect", "connect"),
+    "CoterieError": ("coterie.errors", "CoterieError"),
+    "calls": ("coterie.rewards", "calls"),
+    "reward": ("coterie.rewards", "reward"),
+    "agent": ("coterie.roles", "acting_as"),
+    "rollout": ("coterie.rollouts", "rollout"),
+    "Task": ("coterie.vocabulary", "Task"),
+}
+
+__all__ = ["CoterieError", "Task", "agent", "calls", "connect", "instrument", "reward", "rollout", "uninstrument"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'coterie' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

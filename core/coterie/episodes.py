@@ -1,0 +1,106 @@
+"""Episodes: the role-aware view of one attempt, rebuilt from its spans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from coterie.vocabulary import JSON, Reward
+
+
+class EdgeKind(StrEnum):
+    """How one agent came after another."""
+
+    DELEGATION = "delegation"
+    """Call and return: the caller goes on with the result."""
+    HANDOFF = "handoff"
+    """Control moves and does not come back by itself."""
+    MESSAGE = "message"
+    """One agent's words reach another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A delegation, hand-off or message between two agents."""
+
+    kind: EdgeKind
+    source: str
+    """Agent name."""
+    target: str
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool call by one agent."""
+
+    name: str
+    role: str
+    agent_path: str
+    call_id: str | None
+    arguments: str
+    result: str
+    error: str | None
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One LLM call by one role."""
+
+    call_id: str
+    agent: str
+    role: str
+    agent_path: str
+    index: int
+    """The how-many-eth call of this role, from 0."""
+    messages: Sequence[Mapping[str, JSON]]
+    """What was really sent."""
+    text: str
+    """What came back, as text."""
+    output: Sequence[Mapping[str, JSON]]
+    """What came back, as messages (tool calls included)."""
+    prompt_ids: tuple[int, ...] | None
+    response_ids: tuple[int, ...] | None
+    logprobs: tuple[float, ...] | None
+    policy: str | None
+    policy_version: int | None
+    prompt_name: str | None
+    prompt_version: int | None
+    model: str | None
+    finish_reason: str | None
+    error: str | None
+    start_ns: int
+    end_ns: int
+    state_key: str | None = None
+
+    @property
+    def trainable(self) -> bool:
+        """True when prompt ids, response ids and one log-prob a response token are all there."""
+        return bool(
+            self.prompt_ids
+            and self.response_ids
+            and self.logprobs is not None
+            and len(self.logprobs) == len(self.response_ids)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One attempt as the team lived it."""
+
+    rollout_id: str
+    attempt_id: str
+    task_id: str
+    turns: Sequence[Turn]
+    """By start time."""
+    edges: Sequence[Edge] = ()
+    tool_calls: Sequence[ToolCall] = ()
+    rewards: Sequence[Reward] = field(default=())
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that made a call, in order of their first."""
+        return tuple(dict.fromkeys(turn.role for turn in self.turns))

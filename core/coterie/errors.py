@@ -1,0 +1,43 @@
+"""The errors that Coterie raises on purpose. Each message says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class CoterieError(Exception):
+    """Base of all errors that are meant for a person to read; the CLI prints them without a traceback."""
+
+
+class ConfigError(CoterieError):
+    """A configuration file, a setting or an argument is wrong."""
+
+
+class StoreError(CoterieError):
+    """The store cannot do what was asked."""
+
+
+class NotFoundError(StoreError):
+    """Nothing in the store has this id, name or version."""
+
+
+class SchemaVersionError(StoreError):
+    """The database was written by another version of Coterie."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database cannot be opened or written: locked, read-only, disk full. Nothing was changed."""
+
+
+class LeaseLostError(StoreError):
+    """The attempt is no longer this worker's: its lease ran out or its rollout was cancelled."""
+
+
+class RewardError(CoterieError):
+    """A reward is no finite number, or is bound to something that does not exist."""
+
+
+class BackendError(CoterieError):
+    """A model server or a trainer process failed or did not answer in time."""
+
+
+class NothingToTrainError(CoterieError):
+    """Step after step gave no usable group: every reward equal, or no trainable call."""

@@ -1,0 +1,106 @@
+"""What a trainer is made of: the parts that can be exchanged, as small interfaces.
+
+A training step goes: episodes → ``Sample``s → ``AdvantageEstimator`` → ``TrainingRow``s → ``Backend.update`` →
+``Backend.publish``. Everything here is plain Python, so that the process that runs agents needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from coterie.vocabulary import JSON, Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One turn with the reward that counts for it: what an advantage estimator sees."""
+
+    task_id: str
+    rollout_id: str
+    """The attempt's rollout: the unit that is sampled, and that weighs one."""
+    role: str
+    agent_path: str
+    turn: int
+    """The how-many-eth call of this role in this rollout, from 0."""
+    reward: float
+    state_key: str | None = None
+
+
+class AdvantageEstimator(Protocol):
+    """Turns samples into advantages: ``scale(reward - baseline(key(sample)))``."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        """One advantage a sample, in order. A lone sample of a group gets 0."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One sequence to train on: one turn, or several that continue each other exactly."""
+
+    policy: str
+    rollout_id: str
+    role: str
+    call_ids: tuple[str, ...]
+    prompt_ids: tuple[int, ...]
+    """Token ids of the first prompt."""
+    response_ids: tuple[int, ...]
+    """All later token ids: sampled ones, and between turns those that tools or other agents wrote."""
+    response_mask: tuple[int, ...]
+    """1 where the policy sampled the token, 0 elsewhere; as long as ``response_ids``."""
+    rollout_logprobs: tuple[float, ...]
+    """Log-probability under the policy that sampled; 0.0 where the mask is 0."""
+    advantages: tuple[float, ...]
+    """One a token of ``response_ids``."""
+    weight: float = 1.0
+    """The row's weight in the loss, such that a rollout counts once however many rows it has."""
+    policy_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUpdate:
+    """What one update of one policy did."""
+
+    policy: str
+    rows: int
+    tokens: int
+    """Trained tokens."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """At least ``loss``, ``grad_norm``, ``entropy`` (if computed), ``mismatch_max`` (largest absolute difference of
+    rollout and actor log-probability before the update), ``mismatch_kl`` (mean of the k3 estimate)."""
+
+
+class Backend(Protocol):
+    """Serves policies for sampling and updates their weights. ``close`` leaves no process or shared memory behind."""
+
+    async def serve(self) -> Mapping[str, Endpoint]:
+        """Start servers and trainers; gives policy → endpoint, ready to answer.
+
+        Raises:
+            BackendError: a process died or was not ready in time; the message ends with its last log lines.
+        """
+        ...
+
+    async def update(self, policy: str, rows: Sequence[TrainingRow], *, temperature: float = 1.0) -> PolicyUpdate:
+        """One pass of gradient steps on these rows."""
+        ...
+
+    async def publish(self, policy: str) -> int:
+        """Bring the trainer's weights to the servers; gives the new policy version."""
+        ...
+
+    async def save(self, folder: Path) -> Mapping[str, JSON]:
+        """Write weights, optimiser and versions so that ``load`` continues identically, atomically: the folder is
+        whole or absent. Each policy's weights are an ordinary Hugging Face folder ``folder/<policy>/model``."""
+        ...
+
+    async def load(self, folder: Path) -> None:
+        """Continue from what ``save`` wrote, and bring it to the servers."""
+        ...
+
+    async def close(self) -> None:
+        """Stop everything. Safe to call twice, and after a failure."""
+        ...

@@ -1,0 +1,102 @@
+"""Who acts: the agent identity of the running code, kept in a ContextVar, and the map from agent names to roles.
+
+A plugin's job is to set the identity; capture reads it when an LLM call leaves. A ContextVar follows asyncio tasks
+and is copied into threads by ``contextvars.copy_context``, so parallel agents never see each other's identity.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from coterie.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The agent that acts now."""
+
+    agent: str
+    """Its name as the framework has it."""
+    role: str
+    """The role it plays."""
+    path: tuple[str, ...]
+    """Agent names from the outermost to this one."""
+
+    @property
+    def path_text(self) -> str:
+        """The path as spans carry it: ``manager/coder``."""
+        return "/".join(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleMap:
+    """Maps agent names to roles, so that roles stay the same across frameworks and renames.
+
+    ``names`` maps an agent name to a role; a name without an entry becomes its own role in normal form
+    (``"Senior Data Analyst"`` → ``"senior_data_analyst"``).
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for agent, role in self.names.items():
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", role):
+                raise ConfigError(
+                    f"roles: {agent!r} is mapped to {role!r}, which is no role name. "
+                    "Use lower-case letters, digits, '_', '-' and '.', starting with a letter or digit."
+                )
+
+    def role(self, agent: str) -> str:
+        """The role that the agent of this name plays."""
+        mapped = self.names.get(agent)
+        if mapped is not None:
+            return mapped
+        return re.sub(r"[^a-z0-9]+", "_", agent.lower()).strip("_") or "agent"
+
+
+_identity: ContextVar[Identity | None] = ContextVar("coterie_identity", default=None)
+_role_map: RoleMap = RoleMap()
+
+
+def set_role_map(names: Mapping[str, str] | RoleMap) -> None:
+    """Set the process-wide map from agent names to roles.
+
+    Raises:
+        ConfigError: a role name is not in normal form.
+    """
+    global _role_map
+    _role_map = names if isinstance(names, RoleMap) else RoleMap(dict(names))
+
+
+def role_of(agent: str) -> str:
+    """The role of an agent name under the process-wide map."""
+    return _role_map.role(agent)
+
+
+def current_identity() -> Identity | None:
+    """The acting agent, or None outside any agent."""
+    return _identity.get()
+
+
+def child_identity(agent: str, parent: Identity | None = None) -> Identity:
+    """The identity of ``agent`` called by ``parent`` (default: the acting agent). An agent under itself adds no level."""
+    parent = parent if parent is not None else _identity.get()
+    path = parent.path if parent else ()
+    if not path or path[-1] != agent:
+        path = (*path, agent)
+    return Identity(agent=agent, role=role_of(agent), path=path)
+
+
+@contextmanager
+def acting_as(identity: Identity | str) -> Iterator[Identity]:
+    """Make an agent the acting one within the block; a plain name becomes a child of the agent acting now."""
+    who = child_identity(identity) if isinstance(identity, str) else identity
+    token = _identity.set(who)
+    try:
+        yield who
+    finally:
+        _identity.reset(token)

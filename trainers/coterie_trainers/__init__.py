@@ -1,0 +1,1 @@
+"""Learning from episodes: advantages, batches, backends, the training loop and its report."""

@@ -1,0 +1,146 @@
+"""The typed configuration of ``coterie train``. ``load_config`` reads it from YAML with errors that name the key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Source(Section):
+    """Where the tasks of one split come from: exactly one of the two."""
+
+    jsonl: str | None = None
+    """A JSONL file, a task a line: ``input``, and if wanted ``id``, ``reference``, ``metadata``."""
+    datasets: str | None = None
+    """A Hugging Face dataset: a name or a folder, for ``datasets.load_dataset``."""
+    name: str | None = None
+    """The dataset's configuration name."""
+    split: str | None = None
+    """The dataset's split."""
+    limit: PositiveInt | None = None
+    """Take only the first so many."""
+
+
+class Dataset(Section):
+    """The three splits, apart from each other."""
+
+    train: Source | str
+    """A path to a JSONL file, or a source."""
+    val: Source | str
+    test: Source | str
+
+
+class Policy(Section):
+    """A trainable model and the roles that it plays."""
+
+    model: str
+    """A Hugging Face folder (or what ``prepare`` makes), relative to the work folder unless absolute."""
+    roles: list[str] = Field(default_factory=list)
+    """The roles it plays; empty means all."""
+    learning_rate: PositiveFloat = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_grad: PositiveFloat = 1.0
+
+
+class Sampling(Section):
+    """How the team samples while it trains, and while it is measured as it runs."""
+
+    temperature: Annotated[float, Field(gt=0, le=5)] = 1.0
+    max_tokens: PositiveInt = 1024
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Credit(Section):
+    """How rewards become the reward of a turn, and advantages."""
+
+    advantage: str | dict[str, str] = "role"
+    """An estimator's name, or role → name."""
+    team: float = 1.0
+    """Weight of the team's reward in each turn's reward."""
+    local: float = 1.0
+    """Weight of the reward bound to the turn itself: to its call, else its agent path, else its role."""
+
+
+class Training(Section):
+    """The loop."""
+
+    steps: PositiveInt = 100
+    tasks_per_step: PositiveInt = 16
+    rollouts_per_task: Annotated[int, Field(ge=2)] = 8
+    mini_batches: PositiveInt = 1
+    """Gradient steps a training step."""
+    clip_ratio: PositiveFloat = 0.2
+    loss_aggregation: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum"] = "seq-mean-token-mean"
+    balance: str | None = None
+    """A key of the tasks' metadata: draw its values equally often."""
+    max_seconds: PositiveFloat | None = None
+    """Stop training after so much time, whatever ``steps`` says."""
+    checkpoint_every: PositiveInt = 1
+    """Steps between checkpoints; a run that is cut off resumes from the last."""
+    stop_after_empty_steps: PositiveInt = 5
+    """Stop with an error after so many steps in a row without any usable group."""
+
+
+class Evaluation(Section):
+    """What is measured, and how often."""
+
+    every: PositiveInt = 20
+    """Training steps between two looks at the validation split."""
+    val_tasks: PositiveInt | None = None
+    """How many validation tasks a look; all by default."""
+    val_samples: PositiveInt = 1
+    test_samples: PositiveInt = 2
+    """Sampled rollouts a test task, before and after."""
+
+
+class Runner(Section):
+    """How the team runs."""
+
+    concurrency: PositiveInt = 32
+    deadline_seconds: PositiveFloat = 60.0
+    max_attempts: PositiveInt = 1
+
+
+class LocalBackend(Section):
+    """verl's engine and stock ``vllm serve`` in one process tree, on a CPU or one GPU."""
+
+    kind: Literal["local"] = "local"
+    max_model_len: PositiveInt = 1024
+    max_num_seqs: PositiveInt = 64
+    max_tokens_per_pass: PositiveInt = 16384
+    """Padded tokens of one forward and backward pass."""
+    start_seconds: PositiveFloat = 240.0
+    """How long servers and trainers may take to start."""
+    sync_seconds: PositiveFloat = 60.0
+    """How long bringing weights to a server may take."""
+    server_args: list[str] = Field(default_factory=list)
+    """More arguments for ``vllm serve``."""
+
+
+class TrainConfig(Section):
+    """Everything ``coterie train APP CONFIG`` needs."""
+
+    name: str
+    seed: int = 0
+    store: str | None = None
+    """A store's URL; ``store.db`` in the work folder by default."""
+    prepare: str | None = None
+    """``file.py:function``, run once before training if its marks are missing: makes the model and the data."""
+    agents: dict[str, str] = Field(default_factory=dict)
+    """Agent name → role, where the name in normal form is not the role."""
+    dataset: Dataset
+    policies: dict[str, Policy]
+    sampling: Sampling = Sampling()
+    credit: Credit = Credit()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    runner: Runner = Runner()
+    backend: LocalBackend = LocalBackend()
