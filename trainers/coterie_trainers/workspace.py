@@ -1,0 +1,97 @@
+"""The work folder of a run: one process at a time, checkpoints that are whole or absent, paths that are easy to find.
+
+::
+
+    work/
+      store.db             tasks, rollouts, spans, rewards, metrics, decisions
+      checkpoints/         step-000012/…  the newest two, and the best on validation
+      policies/<name>/     the final weights, ordinary Hugging Face folders
+      report.html          the report
+      logs/                model servers and trainers
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from coterie.errors import ConfigError
+
+
+class Workspace:
+    """A work folder, held by this process while the ``with`` block lasts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.checkpoints = self.folder / "checkpoints"
+        self.policies = self.folder / "policies"
+        self.logs = self.folder / "logs"
+        self.store_path = self.folder / "store.db"
+        self.report_page = self.folder / "report.html"
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Make the folder and take it.
+
+        Raises:
+            ConfigError: the folder cannot be written, or another process works in it.
+        """
+        try:
+            for folder in (self.folder, self.checkpoints, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("a+")
+        except OSError as error:
+            raise ConfigError(
+                f"The work folder {self.folder} cannot be written ({error.strerror}). Name another with --out."
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise ConfigError(
+                f"Another process (pid {holder}) works in {self.folder}. Wait for it, stop it, or name another "
+                "folder with --out."
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint after ``step`` steps lies."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    def saved_steps(self) -> list[int]:
+        """The steps that have a whole checkpoint, in order."""
+        found = (re.fullmatch(r"step-(\d{6})", path.name) for path in self.checkpoints.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def prune_checkpoints(self, keep: set[int]) -> None:
+        """Delete all checkpoints but those of these steps and the newest two, and what a killed save left."""
+        for step in self.saved_steps()[:-2]:
+            if step not in keep:
+                shutil.rmtree(self.checkpoint(step), ignore_errors=True)
+
+    def clear(self) -> None:
+        """Forget everything of earlier runs but what ``prepare`` made (``--fresh``)."""
+        for path in (self.checkpoints, self.policies, self.logs):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.report_page, *self.folder.glob("store.db*")):
+            path.unlink(missing_ok=True)
+        self.checkpoints.mkdir(parents=True)
+        self.logs.mkdir(parents=True)
