@@ -1,0 +1,169 @@
+"""Advantages: how much better a turn did than what it is compared with. One method a file, pure NumPy.
+
+    advantage = scale(reward − baseline(key(sample)))
+
+Methods differ in the key, the baseline and the scale; each file says which and why. An estimator is any callable
+``Sequence[Sample] → Sequence[float]`` (``coterie.interfaces.AdvantageEstimator``). Another package adds its own with an
+entry point of the group ``coterie.advantages``::
+
+    [project.entry-points."coterie.advantages"]
+    mine = "my_package.credit:mine"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.errors import ConfigError
+from coterie.interfaces import AdvantageEstimator, Sample
+
+GROUP = "coterie.advantages"
+"""The entry point group in which packages offer estimators."""
+
+_BUILT_IN = {
+    "rollout": EntryPoint("rollout", "coterie_trainers.advantages.rollout:rollout", GROUP),
+    "role": EntryPoint("role", "coterie_trainers.advantages.role:role", GROUP),
+}
+
+
+def get(name: str) -> AdvantageEstimator:
+    """The estimator of this name: a built-in one, or one that an installed package offers.
+
+    Raises:
+        ConfigError: there is none of this name (the message lists what there is), two packages offer it, or it cannot
+            be imported.
+    """
+    offered = _offered(name)
+    if not offered:
+        raise ConfigError(f"advantage: there is no estimator {name!r}. There are: {', '.join(names())}.")
+    if len({point.value for point in offered}) > 1:
+        sources = " and ".join(sorted(point.value for point in offered))
+        raise ConfigError(f"advantage: two packages offer {name!r}: {sources}. Uninstall one or rename it.")
+    try:
+        estimator = offered[0].load()
+    except Exception as error:
+        raise ConfigError(
+            f"advantage: {name!r} ({offered[0].value}) cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(estimator):
+        raise ConfigError(f"advantage: {name!r} ({offered[0].value}) is no function: {estimator!r}.")
+    chosen: AdvantageEstimator = estimator
+    return chosen
+
+
+def names() -> list[str]:
+    """The names that ``get`` knows, sorted."""
+    return sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
+
+
+def check(by_role: str | Mapping[str, str]) -> Estimate:
+    """Resolve the estimators before any work is done; the result is called with the samples of each step.
+
+    Raises:
+        ConfigError: no such estimator, or an empty mapping.
+    """
+    if isinstance(by_role, str):
+        return Estimate(by_role, {by_role: get(by_role)})
+    if not by_role:
+        raise ConfigError("advantage: the mapping of roles to estimators is empty. Name one for each role.")
+    return Estimate(dict(by_role), {name: get(name) for name in dict.fromkeys(by_role.values())})
+
+
+def estimate(samples: Sequence[Sample], by_role: str | Mapping[str, str]) -> NDArray[np.float64]:
+    """Advantages of samples, one estimator for all or one a role.
+
+    Unlike the ``Estimate`` of ``check``, which serves many steps and lets a role be silent in one of them, this takes the
+    samples for all there is: a mapping that names a role without a sample is an error.
+
+    Args:
+        samples: The turns of one step, all roles together.
+        by_role: One estimator's name for all, or role → name.
+
+    Returns:
+        One advantage a sample, in order: ``advantages_N``.
+
+    Raises:
+        ConfigError: no such estimator; the mapping lacks a role or names one that has no sample; or an estimator
+            gave a wrong number of values, or one that is not finite.
+    """
+    chosen = check(by_role)
+    if samples and not isinstance(by_role, str):
+        present = {sample.role for sample in samples}
+        unknown = sorted(set(by_role) - present)
+        if unknown:
+            raise ConfigError(
+                f"advantage: {_listed('role', unknown)} made no call. The roles that did: {', '.join(sorted(present))}."
+            )
+    return chosen(samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A checked choice of estimators: ``check`` makes it, a training step calls it."""
+
+    by_role: str | Mapping[str, str]
+    """One name for all roles, or role → name."""
+    estimators: Mapping[str, AdvantageEstimator]
+    """Name → estimator."""
+
+    def __call__(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """One advantage a sample, in order: ``advantages_N``.
+
+        Each estimator is called once, with the samples of all the roles that chose it. So a mapping that gives every
+        role the same name is the same as that name alone, and a method may compare roles with each other.
+
+        Raises:
+            ConfigError: a role is missing from the mapping, or an estimator gave a wrong number of values or one that is
+                not finite.
+        """
+        advantages_N = np.zeros(len(samples))
+        for name, places in self._places_by_estimator(samples).items():
+            advantages_N[places] = _call(name, self.estimators[name], [samples[place] for place in places])
+        return advantages_N
+
+    def _places_by_estimator(self, samples: Sequence[Sample]) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
+        missing = set()
+        for place, sample in enumerate(samples):
+            name = self.by_role if isinstance(self.by_role, str) else self.by_role.get(sample.role)
+            if name is None:
+                missing.add(sample.role)
+            else:
+                places.setdefault(name, []).append(place)
+        if missing:
+            raise ConfigError(
+                f"advantage: no estimator is named for {_listed('role', sorted(missing))}. "
+                f"The mapping has: {', '.join(sorted(self.by_role))}. Add what is missing, or give one name for all."
+            )
+        return places
+
+
+def _offered(name: str) -> list[EntryPoint]:
+    if name in _BUILT_IN:
+        return [_BUILT_IN[name], *(point for point in entry_points(group=GROUP, name=name))]
+    return list(entry_points(group=GROUP, name=name))
+
+
+def _call(name: str, estimator: AdvantageEstimator, samples: Sequence[Sample]) -> NDArray[np.float64]:
+    values_N = np.asarray(estimator(samples), dtype=np.float64)
+    if values_N.shape != (len(samples),):
+        raise ConfigError(
+            f"advantage: {name!r} gave values of shape {values_N.shape} for {len(samples)} samples. "
+            "It must give one number a sample, in order."
+        )
+    if not np.isfinite(values_N).all():
+        place = int(np.flatnonzero(~np.isfinite(values_N))[0])
+        raise ConfigError(
+            f"advantage: {name!r} gave {values_N[place]} for role {samples[place].role!r} "
+            f"of rollout {samples[place].rollout_id} (reward {samples[place].reward})."
+        )
+    return values_N
+
+
+def _listed(noun: str, names: Sequence[str]) -> str:
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"

@@ -1,0 +1,75 @@
+"""The shape that group-relative estimators share: standardise within a group in which each rollout counts once.
+
+For the rollouts r of a group g, with m_r the mean reward of the turns that r has in g:
+
+    mean_g = mean of m_r      std_g = sample standard deviation of m_r (n − 1)
+    advantage of a turn = (its reward − mean_g) / std_g
+
+A rollout contributes one number, m_r, however many calls it made. Where all turns of a rollout carry the same reward, that
+number is the reward and this is plain GRPO. Where they carry different ones (rewards bound to roles or calls), the baseline
+is what a rollout of this group gets on average, and each turn is measured with its own reward: the advantages have mean zero
+when each rollout's turns share one vote. The scale knows only the differences *between* rollouts, so turns that differ much
+within rollouts that differ little get large advantages.
+
+Two departures from common ports: a group of one rollout gives 0, because there is nothing to compare with (several ports
+leave the raw reward there); and there is no epsilon under the fraction, so that advantages do not depend on the scale of
+the reward. Instead a spread that is nothing but rounding counts as none, and a group without spread gives exactly 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.interfaces import Sample
+
+ROUNDING = 1e-12
+"""A standard deviation below this part of the group's largest absolute reward is rounding, not spread."""
+
+
+def standardise(samples: Sequence[Sample], keys: Sequence[Hashable]) -> NDArray[np.float64]:
+    """Advantages relative to each sample's group.
+
+    Args:
+        samples: N turns.
+        keys: The group of each, N.
+
+    Returns:
+        ``advantages_N``; exactly 0 in groups of one rollout and in groups without spread.
+    """
+    if not samples:
+        return np.zeros(0)
+    reward_N = np.array([sample.reward for sample in samples], dtype=np.float64)
+    group_N = _number(keys)
+    rollout_N = _number([(group, sample.rollout_id) for group, sample in zip(group_N, samples, strict=True)])
+    group_R = np.empty(rollout_N.max() + 1, dtype=np.intp)
+    group_R[rollout_N] = group_N
+
+    reward_R = _mean_by(rollout_N, reward_N)
+    mean_G = _mean_by(group_R, reward_R)
+    std_G = _sample_std_by(group_R, reward_R - mean_G[group_R])
+    largest_G = np.zeros(len(mean_G))
+    np.maximum.at(largest_G, group_N, np.abs(reward_N))
+
+    spread_G = std_G > ROUNDING * largest_G
+    scale_G = np.where(spread_G, std_G, 1.0)
+    return np.where(spread_G[group_N], (reward_N - mean_G[group_N]) / scale_G[group_N], 0.0)
+
+
+def _number(keys: Sequence[Hashable]) -> NDArray[np.intp]:
+    """The number of each key, distinct keys counted in order of their first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)
+
+
+def _mean_by(group_N: NDArray[np.intp], value_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.bincount(group_N, weights=value_N) / np.bincount(group_N)
+
+
+def _sample_std_by(group_N: NDArray[np.intp], deviation_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard deviation with n − 1; 0 for groups of one."""
+    freedom_G = np.maximum(np.bincount(group_N) - 1, 1)
+    variance_G: NDArray[np.float64] = np.bincount(group_N, weights=deviation_N**2) / freedom_G
+    return np.sqrt(variance_G)

@@ -1,0 +1,161 @@
+"""Credit: which reward counts for which turn.
+
+    reward of a turn = team · (sum of the rewards bound to the rollout)
+                     + local · (sum of the rewards bound to its call, else to its agent path, else to its role)
+
+A reward reaches exactly the turns it names: two workers that run in parallel, even under one role, never get each other's.
+What names nothing that acted is an error, because a reward that is silently dropped looks like a reward of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coterie.episodes import Episode, Turn
+from coterie.errors import ConfigError, RewardError
+from coterie.interfaces import Sample
+from coterie.vocabulary import Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How rewards become the reward of a turn."""
+
+    team: float = 1.0
+    """Weight of the rewards bound to the rollout: what the team achieved."""
+    local: float = 1.0
+    """Weight of the rewards bound to the turn itself."""
+    name: str = "reward"
+    """The rewards that count; those of other names are for the report."""
+
+    def __post_init__(self) -> None:
+        for field, value in (("team", self.team), ("local", self.local)):
+            if not math.isfinite(value):
+                raise ConfigError(f"credit.{field} is {value}; it must be a finite number.")
+
+
+@dataclass(frozen=True, slots=True)
+class CreditedTurn:
+    """A turn with the reward that counts for it."""
+
+    sample: Sample
+    """What an advantage estimator sees."""
+    turn: Turn
+    episode: Episode
+
+
+def credited_turns(episodes: Sequence[Episode], credit: Credit) -> list[CreditedTurn]:
+    """Every turn of every episode with its reward, in the order of the episodes and of their turns.
+
+    Raises:
+        RewardError: an episode has no reward of this name; a reward is not finite, belongs to another attempt, or is bound
+            to a call, agent path or role that made no call; or a rollout is given twice.
+    """
+    _check_one_episode_a_rollout(episodes)
+    return [
+        CreditedTurn(_sample(episode, turn, reward), turn, episode)
+        for episode in episodes
+        for turn, reward in zip(episode.turns, turn_rewards(episode, credit), strict=True)
+    ]
+
+
+def turn_rewards(episode: Episode, credit: Credit) -> list[float]:
+    """The reward of each turn of an episode, in order.
+
+    Raises:
+        RewardError: as ``credited_turns``.
+    """
+    rewards = _counting_rewards(episode, credit.name)
+    team = 0.0
+    by_call: dict[str, float] = defaultdict(float)
+    by_path: dict[str, float] = defaultdict(float)
+    by_role: dict[str, float] = defaultdict(float)
+    for reward in rewards:
+        if reward.call_id is not None:
+            by_call[reward.call_id] += reward.value
+        elif reward.agent_path is not None:
+            by_path[reward.agent_path] += reward.value
+        elif reward.role is not None:
+            by_role[reward.role] += reward.value
+        else:
+            team += reward.value
+    _check_bound(episode, "call", by_call, [turn.call_id for turn in episode.turns])
+    _check_bound(episode, "agent path", by_path, [turn.agent_path for turn in episode.turns])
+    _check_bound(episode, "role", by_role, [turn.role for turn in episode.turns])
+
+    values = []
+    for turn in episode.turns:
+        local = by_call.get(turn.call_id, by_path.get(turn.agent_path, by_role.get(turn.role, 0.0)))
+        values.append(_finite(credit.team * team + credit.local * local, turn, episode))
+    return values
+
+
+def _sample(episode: Episode, turn: Turn, reward: float) -> Sample:
+    return Sample(
+        task_id=episode.task_id,
+        rollout_id=episode.rollout_id,
+        role=turn.role,
+        agent_path=turn.agent_path,
+        turn=turn.index,
+        reward=reward,
+        state_key=turn.state_key,
+    )
+
+
+def _counting_rewards(episode: Episode, name: str) -> list[Reward]:
+    rewards = [reward for reward in episode.rewards if reward.name == name]
+    if not rewards:
+        others = sorted({reward.name for reward in episode.rewards})
+        raise RewardError(
+            f"{_where(episode)} has no reward named {name!r}"
+            + (f" (it has: {', '.join(others)}). " if others else ". ")
+            + "Return a number from the rollout function, or {role: number}, or call coterie.reward(...) in it."
+        )
+    for reward in rewards:
+        if not math.isfinite(reward.value):
+            raise RewardError(
+                f"{_where(episode)}: reward {reward.id} of {reward.source!r} is {reward.value}, which is no finite number."
+            )
+        if (reward.rollout_id, reward.attempt_id) != (episode.rollout_id, episode.attempt_id):
+            raise RewardError(
+                f"{_where(episode)} holds reward {reward.id}, which belongs to attempt {reward.attempt_id} "
+                f"of rollout {reward.rollout_id}."
+            )
+    return rewards
+
+
+def _check_bound(episode: Episode, kind: str, bound: Mapping[str, float], present: Sequence[str]) -> None:
+    """A reward must name something that made a call."""
+    lost = sorted(set(bound) - set(present))
+    if lost:
+        there = ", ".join(map(repr, sorted(set(present)))) or "none: no LLM call was recorded"
+        raise RewardError(
+            f"{_where(episode)}: a reward is bound to {kind} {lost[0]!r}, which made no call. "
+            f"What made one: {there}. Bind the reward to one of these, or leave it out for this attempt."
+        )
+
+
+def _finite(value: float, turn: Turn, episode: Episode) -> float:
+    if not math.isfinite(value):
+        raise RewardError(
+            f"{_where(episode)}: the rewards of call {turn.call_id} add up to {value}. Use rewards of a smaller scale."
+        )
+    return value
+
+
+def _check_one_episode_a_rollout(episodes: Sequence[Episode]) -> None:
+    attempts: dict[str, str] = {}
+    for episode in episodes:
+        if episode.rollout_id in attempts:
+            raise RewardError(
+                f"Rollout {episode.rollout_id} is given twice: attempts {attempts[episode.rollout_id]} and "
+                f"{episode.attempt_id}. A rollout counts once: give only the attempt that succeeded."
+            )
+        attempts[episode.rollout_id] = episode.attempt_id
+
+
+def _where(episode: Episode) -> str:
+    return f"Attempt {episode.attempt_id} of rollout {episode.rollout_id}"
