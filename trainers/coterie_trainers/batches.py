@@ -1,0 +1,282 @@
+"""Batches: credited turns and their advantages as rows to train on, such that a rollout counts once.
+
+**Merging.** Turns of one role that continue each other exactly (the later prompt begins with all tokens of the earlier turn)
+become one row; what tools and other agents wrote in between is masked. Nothing is lost: each sampled token keeps its
+log-prob, its advantage and the very tokens it was conditioned on, but the prefix is computed once.
+
+**Weights.** A row weighs 1 / (rows of its rollout for this policy), scaled so that the mean over the policy's rows is 1. The unit
+is the rollout, not (rollout, role): the rollout is what was sampled. A role that speaks once among nine turns of another
+holds a tenth of the rollout's tokens in the policy's gradient; giving each role an equal share would make tokens of
+seldom roles louder only because they are seldom. Where each role has a policy of its own the two are the same.
+
+How a trainer applies a weight: multiply the row's advantages by it. The clipped PPO objective is positively homogeneous in
+the advantage: max(−A·ρ, −A·clip(ρ)), and its dual clip −A·c, scale with w > 0, and neither which side is clipped nor the
+sign changes. So with an aggregation that first reduces each sequence and then takes the mean over sequences (verl's
+``seq-mean-token-mean`` and ``seq-mean-token-sum``), the loss is
+
+    (1/R) Σ_rows w_row · ℓ_row  =  (1/Σu) Σ_rollouts (mean of ℓ over the rollout's rows),   u_row = 1 / (rows of its rollout)
+
+With ``token-mean`` a row counts by its tokens besides, and a rollout only approximately once.
+
+**Rows without advantage** add nothing to that gradient and are dropped to save their computation. The weights are set
+*before*: a rollout of four rows of which one is left contributes that row with 1/4, as it would with all four, so that dropping
+never changes what rows weigh against each other. The scaling comes *after*, over the rows that are left, so that the size of
+a gradient step does not shrink with the number of groups that had nothing to teach (the point of DAPO's dynamic
+sampling, arXiv 2503.14476, section 3.2). Turns without tokens or beyond ``max_tokens`` are not rows at all: what is left of
+their rollout weighs one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.episodes import Turn
+from coterie.errors import ConfigError
+from coterie.interfaces import TrainingRow
+from coterie_trainers.credit import CreditedTurn
+
+PolicyOf = str | Mapping[str, str] | Callable[[str], str | None]
+"""Role → policy: one policy for all roles, a mapping, or a function. A role without a policy is frozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to train on, and what became of every turn.
+
+    ``turns = frozen + untrainable + trainable`` and ``trainable = too_long + zero_advantage + trained``; the turns trained
+    lie in ``trained − merged`` rows.
+    """
+
+    rows: Mapping[str, Sequence[TrainingRow]]
+    """Policy → its rows, by rollout and time. A policy whose turns gave no row has an empty sequence."""
+    turns: int
+    """All turns that came in."""
+    frozen: Mapping[str, int] = field(default_factory=dict)
+    """Role without a policy → its turns."""
+    untrainable: int = 0
+    """Turns of trained roles without token ids, or without one finite log-prob a token."""
+    trainable: int = 0
+    """Turns of trained roles with all that."""
+    too_long: int = 0
+    """Trainable turns with more than ``max_tokens`` tokens: dropped."""
+    zero_advantage: int = 0
+    """Trainable turns in rows without any advantage: dropped."""
+    merged: int = 0
+    """Turns that continue another one's row."""
+
+    @property
+    def trained(self) -> int:
+        """Turns that lie in a row."""
+        return sum(len(row.call_ids) for rows in self.rows.values() for row in rows)
+
+
+def build_batch(
+    credited: Sequence[CreditedTurn],
+    advantages_N: Sequence[float] | NDArray[np.float64],
+    policy_of: PolicyOf,
+    *,
+    merge: bool = True,
+    drop_zero: bool = True,
+    max_tokens: int | None = None,
+) -> Batch:
+    """Rows for each policy. A row's ``advantages`` are as estimated: the weight is not multiplied in.
+
+    Args:
+        credited: N turns; all turns of a rollout together, in any order.
+        advantages_N: One advantage a turn.
+        policy_of: Which policy plays a role.
+        merge: Join turns that continue each other exactly.
+        drop_zero: Leave out rows in which every advantage is 0.
+        max_tokens: Leave out turns whose prompt and response are longer than this together.
+
+    Raises:
+        ConfigError: the number of advantages is wrong, one is not finite, or a turn was sampled by another policy than
+            the one that is to be trained on it.
+    """
+    advantage_N = _checked(advantages_N, credited)
+    look_up = _look_up(policy_of)
+    frozen: Counter[str] = Counter()
+    untrainable = trainable = too_long = 0
+    policies: dict[str, list[_Open]] = {}
+    chains: dict[_ChainKey, list[_Open]] = defaultdict(list)
+
+    for place in _by_time(credited):
+        turn, sample = credited[place].turn, credited[place].sample
+        policy = look_up(turn.role)
+        if policy is None:
+            frozen[turn.role] += 1
+            continue
+        rows = policies.setdefault(policy, [])
+        _check_sampled_by(policy, turn)
+        if not turn.trainable or not all(map(math.isfinite, turn.logprobs or ())):
+            untrainable += 1
+            continue
+        trainable += 1
+        piece = _Piece.of(turn, advantage_N[place])
+        if max_tokens is not None and piece.tokens > max_tokens:
+            too_long += 1
+            continue
+        chain = chains[sample.rollout_id, policy, turn.role, turn.agent_path, turn.policy_version]
+        continued = next((row for row in reversed(chain) if row.goes_on_with(piece)), None) if merge else None
+        if continued is not None:
+            continued.append(piece)
+        else:
+            row = _Open(policy, sample.rollout_id, turn, piece)
+            chain.append(row)
+            rows.append(row)
+
+    closed = {policy: _weighted([row.close() for row in rows]) for policy, rows in policies.items()}
+    kept = {
+        policy: [row for row in rows if any(row.advantages)] if drop_zero else rows for policy, rows in closed.items()
+    }
+    dropped = _turns(closed) - _turns(kept)
+    return Batch(
+        rows={policy: _scaled_to_mean_one(rows) for policy, rows in kept.items()},
+        turns=len(credited),
+        frozen=dict(frozen),
+        untrainable=untrainable,
+        trainable=trainable,
+        too_long=too_long,
+        zero_advantage=dropped,
+        merged=_turns(kept) - sum(map(len, kept.values())),
+    )
+
+
+_ChainKey = tuple[str, str, str, str, int | None]
+"""Rollout, policy, role, agent path, policy version: only turns that agree in all may share a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The tokens of one turn, and its advantage."""
+
+    call_id: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    advantage: float
+
+    @classmethod
+    def of(cls, turn: Turn, advantage: float) -> _Piece:
+        return cls(
+            turn.call_id,
+            tuple(turn.prompt_ids or ()),
+            tuple(turn.response_ids or ()),
+            tuple(turn.logprobs or ()),
+            float(advantage),
+        )
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+class _Open:
+    """A row that later turns may still continue."""
+
+    def __init__(self, policy: str, rollout_id: str, turn: Turn, piece: _Piece) -> None:
+        self.policy = policy
+        self.rollout_id = rollout_id
+        self.role = turn.role
+        self.policy_version = turn.policy_version
+        self.pieces = [piece]
+
+    def goes_on_with(self, piece: _Piece) -> bool:
+        """True when the piece's prompt begins with all tokens of this row."""
+        last = self.pieces[-1]
+        return (
+            len(piece.prompt_ids) >= last.tokens
+            and piece.prompt_ids[len(last.prompt_ids) : last.tokens] == last.response_ids
+            and piece.prompt_ids[: len(last.prompt_ids)] == last.prompt_ids
+        )
+
+    def append(self, piece: _Piece) -> None:
+        self.pieces.append(piece)
+
+    def close(self) -> TrainingRow:
+        """The row, with weight 1."""
+        first = self.pieces[0]
+        response_ids: list[int] = []
+        mask: list[int] = []
+        logprobs: list[float] = []
+        advantages: list[float] = []
+        for piece in self.pieces:
+            between = piece.prompt_ids[len(first.prompt_ids) + len(response_ids) :]
+            response_ids += [*between, *piece.response_ids]
+            mask += [0] * len(between) + [1] * len(piece.response_ids)
+            logprobs += [0.0] * len(between) + list(piece.logprobs)
+            advantages += [0.0] * len(between) + [piece.advantage] * len(piece.response_ids)
+        return TrainingRow(
+            policy=self.policy,
+            rollout_id=self.rollout_id,
+            role=self.role,
+            call_ids=tuple(piece.call_id for piece in self.pieces),
+            prompt_ids=first.prompt_ids,
+            response_ids=tuple(response_ids),
+            response_mask=tuple(mask),
+            rollout_logprobs=tuple(logprobs),
+            advantages=tuple(advantages),
+            policy_version=self.policy_version,
+        )
+
+
+def _weighted(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    count = Counter(row.rollout_id for row in rows)
+    return [replace(row, weight=1.0 / count[row.rollout_id]) for row in rows]
+
+
+def _scaled_to_mean_one(rows: Sequence[TrainingRow]) -> tuple[TrainingRow, ...]:
+    total = math.fsum(row.weight for row in rows)
+    return tuple(replace(row, weight=row.weight * len(rows) / total) for row in rows)
+
+
+def _turns(rows_by_policy: Mapping[str, Sequence[TrainingRow]]) -> int:
+    return sum(len(row.call_ids) for rows in rows_by_policy.values() for row in rows)
+
+
+def _by_time(credited: Sequence[CreditedTurn]) -> list[int]:
+    """Places by rollout, in order of first appearance, and within a rollout by start."""
+    order: dict[str, int] = {}
+    for item in credited:
+        order.setdefault(item.sample.rollout_id, len(order))
+
+    def when(place: int) -> tuple[int, int, int]:
+        item = credited[place]
+        return order[item.sample.rollout_id], item.turn.start_ns, item.turn.index
+
+    return sorted(range(len(credited)), key=when)
+
+
+def _look_up(policy_of: PolicyOf) -> Callable[[str], str | None]:
+    if isinstance(policy_of, str):
+        return lambda _role: policy_of
+    return policy_of.get if isinstance(policy_of, Mapping) else policy_of
+
+
+def _check_sampled_by(policy: str, turn: Turn) -> None:
+    if turn.policy is not None and turn.policy != policy:
+        raise ConfigError(
+            f"policies: call {turn.call_id} of role {turn.role!r} was answered by policy {turn.policy!r}, but "
+            f"{policy!r} is to be trained on it. Give the role the endpoint of {policy!r}, or change `policies`."
+        )
+
+
+def _checked(
+    advantages_N: Sequence[float] | NDArray[np.float64], credited: Sequence[CreditedTurn]
+) -> NDArray[np.float64]:
+    advantage_N = np.asarray(advantages_N, dtype=np.float64)
+    if advantage_N.shape != (len(credited),):
+        raise ConfigError(f"There are {len(credited)} turns but advantages of shape {advantage_N.shape}: one a turn.")
+    for place in np.flatnonzero(~np.isfinite(advantage_N)):
+        turn = credited[place].turn
+        raise ConfigError(
+            f"The advantage of call {turn.call_id} of role {turn.role!r} in rollout "
+            f"{credited[place].sample.rollout_id} is {advantage_N[place]}. It must be a finite number."
+        )
+    return advantage_N
