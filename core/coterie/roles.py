@@ -7,7 +7,7 @@ and is copied into threads by ``contextvars.copy_context``, so parallel agents n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -59,6 +59,7 @@ class RoleMap:
 
 
 _identity: ContextVar[Identity | None] = ContextVar("coterie_identity", default=None)
+_identity_sources: list[Callable[[], Identity | None]] = []
 _role_map: RoleMap = RoleMap()
 
 
@@ -78,13 +79,37 @@ def role_of(agent: str) -> str:
 
 
 def current_identity() -> Identity | None:
-    """The acting agent, or None outside any agent."""
-    return _identity.get()
+    """The acting agent, or None outside any agent.
+
+    What ``acting_as`` set and what the frameworks' plugins say may differ; the deeper of them acts: an agent that a
+    framework runs inside an ``acting_as`` block, or a block inside the framework's agent.
+    """
+    identity = _identity.get()
+    for source in _identity_sources:
+        told = source()
+        if told is not None and (identity is None or len(told.path) > len(identity.path)):
+            identity = told
+    return identity
+
+
+def add_identity_source(source: Callable[[], Identity | None]) -> None:
+    """Let a plugin say who acts where it cannot set the ContextVar. The source must be quick and must not raise.
+
+    Adding it again changes nothing.
+    """
+    if source not in _identity_sources:
+        _identity_sources.append(source)
+
+
+def remove_identity_source(source: Callable[[], Identity | None]) -> None:
+    """Forget a source. One that was never added is no error."""
+    if source in _identity_sources:
+        _identity_sources.remove(source)
 
 
 def child_identity(agent: str, parent: Identity | None = None) -> Identity:
     """The identity of ``agent`` called by ``parent`` (default: the acting agent). An agent under itself adds no level."""
-    parent = parent if parent is not None else _identity.get()
+    parent = parent if parent is not None else current_identity()
     path = parent.path if parent else ()
     if not path or path[-1] != agent:
         path = (*path, agent)
