@@ -1,0 +1,273 @@
+"""Advantages: the properties that every group-relative estimator must have, the choice by name, and verl's own GRPO."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coterie.errors import ConfigError
+from coterie.interfaces import Sample
+from coterie_trainers import advantages
+from coterie_trainers.advantages.role import role
+from coterie_trainers.advantages.rollout import rollout
+
+Estimator = Callable[[Sequence[Sample]], np.ndarray]
+KEYS: dict[Estimator, Callable[[Sample], Hashable]] = {
+    rollout: lambda sample: sample.task_id,
+    role: lambda sample: (sample.task_id, sample.role),
+}
+estimators = pytest.mark.parametrize("estimator", [rollout, role], ids=["rollout", "role"])
+
+
+def sample(reward: float, rollout_id: str, *, task: str = "t", role: str = "coder", turn: int = 0) -> Sample:
+    return Sample(task_id=task, rollout_id=rollout_id, role=role, agent_path=role, turn=turn, reward=reward)
+
+
+# Quarters: sums and differences are exact, so that scaling and shifting cannot move a group across the rounding limit.
+quarters = st.integers(-16, 16).map(lambda number: number / 4)
+
+
+@st.composite
+def steps(draw: st.DrawFn, *, reward_per_rollout: bool = False) -> list[Sample]:
+    """A training step: tasks with rollouts, in which some roles make some calls."""
+    samples = []
+    for task in range(draw(st.integers(1, 3))):
+        for number in range(draw(st.integers(1, 4))):
+            shared = draw(quarters)
+            for name in ("analyst", "coder", "reviewer"):
+                for turn in range(draw(st.integers(0, 3))):
+                    value = shared if reward_per_rollout else draw(quarters)
+                    samples.append(sample(value, f"{task}.{number}", task=str(task), role=name, turn=turn))
+    return samples
+
+
+def by_rollout(samples: Sequence[Sample], values: Sequence[float], key: Callable[[Sample], Hashable]) -> dict:
+    """Group → one number a rollout: the mean over its turns in the group."""
+    groups: dict = defaultdict(lambda: defaultdict(list))
+    for item, value in zip(samples, values, strict=True):
+        groups[key(item)][item.rollout_id].append(value)
+    return {group: [float(np.mean(turns)) for turns in members.values()] for group, members in groups.items()}
+
+
+@estimators
+@given(samples=steps())
+def test_each_group_has_mean_zero_and_unit_spread_over_its_rollouts(
+    estimator: Estimator, samples: list[Sample]
+) -> None:
+    key = KEYS[estimator]
+    rewards = by_rollout(samples, [item.reward for item in samples], key)
+    for group, values in by_rollout(samples, estimator(samples), key).items():
+        assert np.mean(values) == pytest.approx(0, abs=1e-9)
+        if len(set(rewards[group])) > 1:
+            assert np.std(values, ddof=1) == pytest.approx(1)
+
+
+@estimators
+@given(samples=steps(), seed=st.integers(0, 1000))
+def test_the_order_of_samples_does_not_matter(estimator: Estimator, samples: list[Sample], seed: int) -> None:
+    order = list(range(len(samples)))
+    random.Random(seed).shuffle(order)
+    shuffled = estimator([samples[place] for place in order])
+    np.testing.assert_allclose(shuffled, estimator(samples)[order], rtol=1e-9, atol=1e-12)
+
+
+@estimators
+@given(
+    samples=steps(), scale=st.sampled_from([1 / 64, 0.25, 2.0, 3.0, 1000.0]), shift=st.integers(-100, 100).map(float)
+)
+def test_scale_and_shift_of_the_reward_do_not_matter(
+    estimator: Estimator, samples: list[Sample], scale: float, shift: float
+) -> None:
+    changed = [replace(item, reward=scale * item.reward + shift) for item in samples]
+    np.testing.assert_allclose(estimator(changed), estimator(samples), rtol=1e-6, atol=1e-8)
+
+
+@estimators
+@given(samples=steps())
+def test_a_lone_rollout_gets_exactly_zero(estimator: Estimator, samples: list[Sample]) -> None:
+    lone = [replace(item, task_id=item.rollout_id) for item in samples]
+    assert (estimator(lone) == 0.0).all()
+
+
+@estimators
+@given(samples=steps(), value=st.sampled_from([0.0, 1.0, 0.1, 1 / 3, -7.7, 1e-300, 1e12]))
+def test_a_group_without_spread_gets_exactly_zero(estimator: Estimator, samples: list[Sample], value: float) -> None:
+    """0.1 and 1/3 have rounded means: what is left of the difference must not be blown up to ±1."""
+    assert (estimator([replace(item, reward=value) for item in samples]) == 0.0).all()
+
+
+@estimators
+@given(samples=steps(), names=st.permutations(["analyst", "coder", "reviewer"]))
+def test_what_roles_are_called_does_not_matter(estimator: Estimator, samples: list[Sample], names: list[str]) -> None:
+    renamed = dict(zip(["analyst", "coder", "reviewer"], names, strict=True))
+    np.testing.assert_allclose(
+        estimator([replace(item, role=renamed[item.role]) for item in samples]), estimator(samples), rtol=1e-9
+    )
+
+
+@estimators
+@given(samples=steps(reward_per_rollout=True), times=st.integers(2, 5), data=st.data())
+def test_more_calls_do_not_give_a_rollout_more_votes(
+    estimator: Estimator, samples: list[Sample], times: int, data: st.DataObject
+) -> None:
+    """A rollout that makes each call several times changes nobody's advantage."""
+    chatty = data.draw(st.sampled_from(sorted({item.rollout_id for item in samples}) or ["none"]))
+    repeated = samples + [item for item in samples if item.rollout_id == chatty] * (times - 1)
+    np.testing.assert_allclose(estimator(repeated)[: len(samples)], estimator(samples), rtol=1e-9, atol=1e-12)
+
+
+def test_rollout_by_hand() -> None:
+    """Rollout means 1, 0, 0 whatever the number of calls: mean 1/3, sample std 1/√3."""
+    samples = [sample(1, "a"), *[sample(0, "b", turn=turn) for turn in range(9)], sample(0, "c")]
+    np.testing.assert_allclose(rollout(samples), [2 / 3**0.5] + [-1 / 3**0.5] * 10)
+
+
+def test_turns_of_one_rollout_keep_their_own_rewards() -> None:
+    """Rollout means 0.5 and 0: mean 0.25, sample std √2/4. The better turn of a stands above the worse."""
+    samples = [sample(1, "a"), sample(0, "a", turn=1), sample(0, "b")]
+    np.testing.assert_allclose(rollout(samples), np.array([0.75, -0.25, -0.25]) / (2**0.5 / 4))
+
+
+def test_roles_on_unequal_scales_are_apart_under_role_and_not_under_rollout() -> None:
+    coder = [sample(0, "a"), sample(1, "b")]
+    reviewer = [sample(100, "a", role="reviewer"), sample(300, "b", role="reviewer")]
+    expected = np.array([-1, 1]) / 2**0.5
+    np.testing.assert_allclose(role(coder + reviewer), [*expected, *expected])
+    assert (rollout(coder + reviewer)[:2] < 0).all()
+
+
+@given(samples=steps())
+def test_role_gives_each_role_what_it_would_get_alone(samples: list[Sample]) -> None:
+    together = role(samples)
+    for name in {item.role for item in samples}:
+        places = [place for place, item in enumerate(samples) if item.role == name]
+        np.testing.assert_array_equal(together[places], role([samples[place] for place in places]))
+
+
+# The choice by name
+
+
+@given(samples=steps())
+def test_one_name_for_all_is_the_estimator_itself(samples: list[Sample]) -> None:
+    np.testing.assert_array_equal(advantages.estimate(samples, "rollout"), rollout(samples))
+
+
+@given(samples=steps())
+def test_each_role_goes_to_the_estimator_that_it_chose(samples: list[Sample]) -> None:
+    chosen = advantages.check({"analyst": "rollout", "coder": "rollout", "reviewer": "role"})(samples)
+    others = [place for place, item in enumerate(samples) if item.role != "reviewer"]
+    reviewers = [place for place, item in enumerate(samples) if item.role == "reviewer"]
+    np.testing.assert_array_equal(chosen[others], rollout([samples[place] for place in others]))
+    np.testing.assert_array_equal(chosen[reviewers], role([samples[place] for place in reviewers]))
+
+
+def test_an_unknown_estimator_is_an_error_that_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"no estimator 'grop'.*role, rollout"):
+        advantages.estimate([sample(1, "a")], "grop")
+
+
+def test_a_role_without_an_estimator_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no estimator is named for role 'reviewer'.*coder"):
+        advantages.estimate([sample(1, "a"), sample(1, "a", role="reviewer")], {"coder": "role"})
+
+
+def test_a_mapping_that_names_an_unknown_role_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"role 'codr' made no call.*coder"):
+        advantages.estimate([sample(1, "a")], {"coder": "role", "codr": "role"})
+
+
+def test_a_checked_choice_lets_a_role_be_silent_in_a_step() -> None:
+    chosen = advantages.check({"coder": "role", "reviewer": "role"})
+    np.testing.assert_allclose(chosen([sample(1, "a"), sample(0, "b")]), np.array([1, -1]) / 2**0.5)
+
+
+def test_no_samples_give_no_advantages() -> None:
+    assert advantages.estimate([], "role").shape == (0,)
+    assert advantages.estimate([], {"coder": "role"}).shape == (0,)
+
+
+def test_an_empty_mapping_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="empty"):
+        advantages.check({})
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Puts a package with an entry point of the group ``coterie.advantages`` on the path."""
+
+    def put(name: str, entry: str, source: str) -> None:
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{advantages.GROUP}]\n{entry}\n")
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return put
+
+
+def test_another_package_offers_an_estimator(install: Callable[[str, str, str], None]) -> None:
+    install("own_credit", "raw = own_credit:raw", "def raw(samples):\n    return [s.reward for s in samples]\n")
+    assert advantages.estimate([sample(3, "a")], "raw").tolist() == [3]
+    assert "raw" in advantages.names()
+
+
+def test_a_broken_package_is_named(install: Callable[[str, str, str], None]) -> None:
+    install("broken_credit", "broken = broken_credit:broken", "import no_such_module\n")
+    with pytest.raises(ConfigError, match=r"broken_credit:broken.*ModuleNotFoundError.*no_such_module"):
+        advantages.get("broken")
+
+
+def test_two_offers_of_one_name_are_an_error(install: Callable[[str, str, str], None]) -> None:
+    install("pretender", "rollout = pretender:rollout", "def rollout(samples):\n    return [9.0] * len(samples)\n")
+    with pytest.raises(ConfigError, match=r"two packages offer 'rollout'.*pretender:rollout"):
+        advantages.get("rollout")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("[1.0]", "shape"), ("[float('nan')] * len(samples)", "role 'coder' of rollout a")]
+)
+def test_a_wrong_answer_of_an_estimator_is_an_error(
+    install: Callable[[str, str, str], None], value: str, message: str
+) -> None:
+    install("wrong_credit", "wrong = wrong_credit:wrong", f"def wrong(samples):\n    return {value}\n")
+    with pytest.raises(ConfigError, match=rf"'wrong' gave.*{message}"):
+        advantages.estimate([sample(1, "a"), sample(0, "b")], "wrong")
+
+
+# verl's own
+
+
+@pytest.mark.train
+@estimators
+def test_with_one_call_a_rollout_it_is_verls_grpo(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    import torch
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        tasks, siblings, length = chance.integers(1, 6), int(chance.integers(2, 9)), int(chance.integers(1, 7))
+        samples = [
+            sample(float(chance.choice([0.0, 0.5, 1.0, chance.normal()])), f"{task}.{number}", task=str(task))
+            for task in range(tasks)
+            for number in range(siblings)
+        ]
+        mask = torch.ones(len(samples), length)
+        scores = torch.zeros(len(samples), length)
+        scores[:, -1] = torch.tensor([item.reward for item in samples])
+        theirs, _ = get_adv_estimator_fn("grpo")(
+            token_level_rewards=scores, response_mask=mask, index=np.array([item.task_id for item in samples])
+        )
+        # verl adds 1e-6 to the deviation and computes in single precision.
+        np.testing.assert_allclose(estimator(samples), theirs[:, 0].numpy(), rtol=1e-3, atol=1e-4)
