@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from coterie.capture import instrument as instrument
     from coterie.capture import uninstrument as uninstrument
-    from coterie.connect import connect as connect
+    from coterie.connecting import connect as connect
     from coterie.errors import CoterieError as CoterieError
     from coterie.rewards import calls as calls
     from coterie.rewards import reward as reward
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "instrument": ("coterie.capture", "instrument"),
     "uninstrument": ("coterie.capture", "uninstrument"),
-    "connect": ("coterie.connect", "connect"),
+    "connect": ("coterie.connecting", "connect"),
     "CoterieError": ("coterie.errors", "CoterieError"),
     "calls": ("coterie.rewards", "calls"),
     "reward": ("coterie.rewards", "reward"),

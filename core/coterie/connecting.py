@@ -1,0 +1,81 @@
+"""Opening a store by its address."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Generator
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from coterie.errors import ConfigError
+from coterie.store.base import Store
+
+
+class Connecting:
+    """A store that is about to be opened: ``await`` it, or enter it with ``async with``."""
+
+    def __init__(self, opened: Callable[[], Awaitable[Store]]) -> None:
+        self._open = opened
+        self._store: Store | None = None
+
+    def __await__(self) -> Generator[object, None, Store]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Store:
+        self._store = await self._open()
+        return await self._store.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._store is not None:
+            await self._store.__aexit__(kind, error, traceback)
+
+
+def connect(url: str | os.PathLike[str]) -> Connecting:
+    """Open the store at ``url``: ``sqlite:///runs.db`` (four slashes for an absolute path), or just a path.
+
+    Use it as ``async with coterie.connect(url) as store:``, which closes the store at the end, or as
+    ``store = await coterie.connect(url)``.
+
+    Raises:
+        ConfigError: the address is of no known kind.
+        StoreUnavailableError: the database cannot be opened.
+        SchemaVersionError: the database was written by another version of Coterie.
+    """
+    address = os.fspath(url)
+    scheme = urlsplit(address).scheme if "://" in address else "sqlite"
+    if scheme not in _SCHEMES:
+        raise ConfigError(
+            f"store {address!r}: unknown kind {scheme!r}. Known are {', '.join(f'{name}://' for name in _SCHEMES)} "
+            "and plain paths, for example sqlite:///runs.db."
+        )
+    return _SCHEMES[scheme](address)
+
+
+def _sqlite(address: str) -> Connecting:
+    path = address
+    if "://" in address:
+        rest = address.split("://", 1)[1]
+        if rest and not rest.startswith("/"):
+            raise ConfigError(
+                f"store {address!r}: write three slashes before a relative path, sqlite:///{rest}, "
+                f"and four before an absolute one, sqlite:////{rest}."
+            )
+        path = rest[1:]
+    if path in ("", ":memory:"):
+        raise ConfigError(
+            f"store {address!r}: a store is a file, so that nothing is lost; in memory it cannot be. "
+            "Give a path, for example sqlite:///runs.db."
+        )
+
+    async def opened() -> Store:
+        # Imported here, so that `import coterie` stays light.
+        from coterie.store.sqlite import SqliteStore
+
+        return await SqliteStore.open(path)
+
+    return Connecting(opened)
+
+
+_SCHEMES: dict[str, Callable[[str], Connecting]] = {"sqlite": _sqlite}

@@ -1,0 +1,122 @@
+"""The few SQL statements that all parts of a SQL store are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, select
+from sqlalchemy.dialects import sqlite
+
+from coterie.errors import StoreError
+from coterie.store.base import Page
+
+Item = TypeVar("Item")
+
+MOST_VALUES = 1000
+"""Values in one ``IN (…)``; a database takes only so many parameters in a statement."""
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows, leaving those whose key exists already as they are. Gives the number inserted."""
+    if not rows:
+        return 0
+    return connection.execute(_insert_new(table), list(rows)).rowcount
+
+
+def replace(connection: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; one whose key exists already takes the new values in all other columns."""
+    if rows:
+        connection.execute(_replace(table, tuple(key)), list(rows))
+
+
+def rows_in(
+    connection: Connection, statement: Select[Any], column: Column[Any], values: Iterable[Any]
+) -> Iterator[Row[Any]]:
+    """The rows of a statement whose ``column`` is one of ``values``, a bounded number of values at a time."""
+    for some in in_portions(values):
+        yield from connection.execute(statement.where(column.in_(some)))
+
+
+def in_portions(values: Iterable[Any]) -> Iterator[list[Any]]:
+    """The distinct values in lists of bounded length."""
+    distinct = list(dict.fromkeys(values))
+    for start in range(0, len(distinct), MOST_VALUES):
+        yield distinct[start : start + MOST_VALUES]
+
+
+def grouped(
+    connection: Connection,
+    table: Table,
+    column: Column[Any],
+    keys: Sequence[str],
+    order: Sequence[Column[Any]],
+    item_of: Callable[[Any], Item],
+) -> dict[str, tuple[Item, ...]]:
+    """Items by the value of ``column``, one entry a key, each in the given order."""
+    items: dict[str, list[Item]] = {key: [] for key in keys}
+    for row in rows_in(connection, select(table).order_by(*order), column, keys):
+        items[row._mapping[column]].append(item_of(row))
+    return {key: tuple(entries) for key, entries in items.items()}
+
+
+def page(
+    connection: Connection,
+    table: Table,
+    filters: Mapping[str, Any],
+    *,
+    key: Column[Any],
+    after: str | None,
+    limit: int,
+    item_of: Callable[[Any], Item],
+    newest_first: bool = False,
+) -> Page[Item]:
+    """One page of a listing. ``filters`` maps column names to values, None meaning any.
+
+    Raises:
+        StoreError: ``limit`` is below 1, or ``after`` is no cursor.
+    """
+    if limit < 1:
+        raise StoreError(f"listing {table.name}: limit is {limit}; it must be 1 or more.")
+    conditions: list[ColumnElement[bool]] = [
+        table.c[name] == value for name, value in filters.items() if value is not None
+    ]
+    if after is not None:
+        start = _cursor_value(table, key, after)
+        conditions.append(key < start if newest_first else key > start)
+    order = key.desc() if newest_first else key.asc()
+    rows = connection.execute(select(table).where(*conditions).order_by(order).limit(limit + 1)).all()
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(
+        items=tuple(item_of(row) for row in rows),
+        cursor=str(rows[-1]._mapping[key]) if more else None,
+    )
+
+
+def _cursor_value(table: Table, key: Column[Any], after: str) -> int | str:
+    if key.name != "seq":
+        return after
+    try:
+        return int(after)
+    except ValueError:
+        raise StoreError(
+            f"listing {table.name}: after={after!r} is no cursor. Pass the cursor of the page before, or None."
+        ) from None
+
+
+@cache
+def _insert_new(table: Table) -> Any:
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+@cache
+def _replace(table: Table, key: tuple[str, ...]) -> Any:
+    statement = sqlite.insert(table)
+    new_values = {
+        column.name: statement.excluded[column.name]
+        for column in table.columns
+        if column.name not in key and column.name != "seq"
+    }
+    return statement.on_conflict_do_update(index_elements=list(key), set_=new_values)

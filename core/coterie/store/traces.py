@@ -1,0 +1,62 @@
+"""Spans and rewards: what was seen of an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from coterie.errors import NotFoundError
+from coterie.store import records
+from coterie.store.base import Page
+from coterie.store.statements import grouped, insert_new, page, rows_in
+from coterie.store.tables import ATTEMPTS, REWARDS, SPANS
+from coterie.store.writer import Transaction
+from coterie.vocabulary import Reward, Span
+
+RowValues = Mapping[str, Any]
+
+
+def add_spans(transaction: Transaction, rows: Sequence[RowValues]) -> None:
+    """Add spans that are new."""
+    insert_new(transaction.connection, SPANS, rows)
+
+
+def get_spans(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, tuple[Span, ...]]:
+    """All spans of each attempt, by start time."""
+    order = [SPANS.c.start_ns, SPANS.c.seq]
+    return grouped(connection, SPANS, SPANS.c.attempt_id, attempt_ids, order, records.span_of)
+
+
+def list_spans(connection: Connection, filters: Mapping[str, Any], after: str | None, limit: int) -> Page[Span]:
+    """A page of spans in the order in which they arrived."""
+    return page(connection, SPANS, filters, key=SPANS.c.seq, after=after, limit=limit, item_of=records.span_of)
+
+
+def add_rewards(transaction: Transaction, rows: Sequence[RowValues]) -> None:
+    """Add rewards that are new, of attempts that exist."""
+    if not rows:
+        return
+    statement = select(ATTEMPTS.c.id, ATTEMPTS.c.rollout_id)
+    attempt_ids = [row["attempt_id"] for row in rows]
+    rollout_of = {
+        row.id: row.rollout_id for row in rows_in(transaction.connection, statement, ATTEMPTS.c.id, attempt_ids)
+    }
+    for row in rows:
+        if row["attempt_id"] not in rollout_of:
+            raise NotFoundError(
+                f"reward {row['name']!r}: no attempt {row['attempt_id']!r} in this store. Nothing was written."
+            )
+        if rollout_of[row["attempt_id"]] != row["rollout_id"]:
+            raise NotFoundError(
+                f"reward {row['name']!r}: attempt {row['attempt_id']!r} belongs to rollout "
+                f"{rollout_of[row['attempt_id']]!r}, not to {row['rollout_id']!r}. Nothing was written."
+            )
+    insert_new(transaction.connection, REWARDS, rows)
+
+
+def get_rewards(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, tuple[Reward, ...]]:
+    """All rewards of each attempt, in order of time."""
+    order = [REWARDS.c.time_ns, REWARDS.c.seq]
+    return grouped(connection, REWARDS, REWARDS.c.attempt_id, attempt_ids, order, records.reward_of)

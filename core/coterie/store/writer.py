@@ -1,0 +1,211 @@
+"""One thread that writes, and commits what came together at once.
+
+A commit waits for the disk; while it waits, further writes queue up and share the next commit. So many small writes
+are fast although each one is on disk when it is acknowledged. Each write runs in a savepoint of its own: one that
+fails takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from coterie.errors import StoreError
+from coterie.store.faults import is_fault, refused, unavailable
+from coterie.store.wakeups import Wakeups
+
+Result = TypeVar("Result")
+
+LARGEST_GROUP = 256
+"""Writes in one commit. Bounds how long the first of them waits."""
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What one write works with."""
+
+    connection: Connection
+    queued: bool = False
+    """Set by a write that put a rollout into the queue."""
+    ended: set[str] = field(default_factory=set)
+    """Filled by a write with the rollouts that it ended."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[Result]):
+    write: Callable[[Transaction], Result]
+    future: Future[Result]
+    result: Any = None
+    error: Exception | None = None
+    transaction: Transaction | None = None
+
+    def resolve(self) -> None:
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Writer:
+    """Takes writes from any thread and runs them one after another."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        path: Path,
+        lock_timeout_seconds: float,
+        wakeups: Wakeups,
+        watch_seconds: float,
+    ) -> None:
+        self._connection = connection
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - narrows the type
+        self._driver = driver
+        self._path = path
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._wakeups = wakeups
+        self._watch_seconds = watch_seconds
+        self._seen_version = self._data_version()
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._lock = Lock()
+        # A daemon, so that a store that nobody closed does not keep a program from ending: what was acknowledged is
+        # on disk already.
+        self._thread = Thread(target=self._run, name=f"coterie-store-writer {path.name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, write: Callable[[Transaction], Result]) -> Future[Result]:
+        """Run ``write`` in a savepoint; the future resolves after the commit, with its result or its error.
+
+        Raises:
+            StoreError: the store is closed.
+        """
+        job = _Job(write, Future())
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"store {self._path}: it is closed. Connect again.")
+            self._jobs.put(job)
+        return job.future
+
+    def look_around(self) -> None:
+        """Make the thread notice that somebody waits, so that it watches for changes by other processes."""
+        self._jobs.put(_LOOK)
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the thread and its connection. A second call does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (group := self._next_group()) is not None:
+                if group:
+                    self._commit(group)
+                if self._wakeups:
+                    self._notice_others()
+        finally:
+            self._connection.close()
+
+    def _next_group(self) -> list[_Job[Any]] | None:
+        """The writes that wait now; empty when only the time came to look around; None at the end."""
+        group: list[_Job[Any]] = []
+        try:
+            job = self._jobs.get(timeout=self._watch_seconds if self._wakeups else None)
+            while job is not None:
+                if job is not _LOOK and job.future.set_running_or_notify_cancel():
+                    group.append(job)
+                if len(group) == LARGEST_GROUP:
+                    return group
+                job = self._jobs.get_nowait()
+        except queue.Empty:
+            return group
+        if group:
+            self._jobs.put(None)
+            return group
+        return None
+
+    def _commit(self, group: list[_Job[Any]]) -> None:
+        try:
+            self._driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self._fail(group, error)
+            return
+        try:
+            for job in group:
+                self._run_in_savepoint(job)
+            self._driver.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            if len(group) == 1:
+                self._fail(group, error)
+            else:
+                # One write that does not fit on the disk must not fail the others.
+                for job in group:
+                    self._commit([job])
+            return
+        self._announce(group)
+        for job in group:
+            job.resolve()
+
+    def _run_in_savepoint(self, job: _Job[Any]) -> None:
+        """Run one write. Raises sqlite3.Error only when the whole transaction is lost."""
+        self._driver.execute("SAVEPOINT write_")
+        job.transaction = Transaction(self._connection)
+        job.result = job.error = None
+        try:
+            job.result = job.write(job.transaction)
+        except Exception as error:  # noqa: BLE001 - it goes to the caller of this write
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(cause, sqlite3.Error) and (is_fault(cause) or not self._driver.in_transaction):
+                raise cause from None
+            wrong_value = isinstance(error, (StatementError, UnicodeError, OverflowError, sqlite3.Error))
+            job.error = refused(error, self._path) if wrong_value else error
+            self._driver.execute("ROLLBACK TO write_")
+        self._driver.execute("RELEASE write_")
+
+    def _roll_back(self) -> None:
+        if self._driver.in_transaction:
+            self._driver.execute("ROLLBACK")
+
+    def _fail(self, group: list[_Job[Any]], error: sqlite3.Error) -> None:
+        for job in group:
+            job.error = unavailable(error, self._path, self._lock_timeout_seconds)
+            job.resolve()
+
+    def _announce(self, group: list[_Job[Any]]) -> None:
+        if not self._wakeups:
+            return
+        queued = False
+        ended: set[str] = set()
+        for job in group:
+            if job.error is None and job.transaction is not None:
+                queued = queued or job.transaction.queued
+                ended |= job.transaction.ended
+        if queued or ended:
+            self._wakeups.announce(queued=queued, ended=ended)
+
+    def _notice_others(self) -> None:
+        version = self._data_version()
+        if version != self._seen_version:
+            self._seen_version = version
+            self._wakeups.wake_all()
+
+    def _data_version(self) -> int:
+        # On one connection it changes exactly when another connection has committed.
+        return int(self._driver.execute("PRAGMA data_version").fetchone()[0])
+
+
+_LOOK: _Job[Any] = _Job(lambda _transaction: None, Future())
