@@ -1,0 +1,1 @@
+"""Where policies are served and trained: one package a backend, found through the entry point ``coterie.backends``."""

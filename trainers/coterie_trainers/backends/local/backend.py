@@ -1,0 +1,317 @@
+"""``LocalBackend``: starts a server and a trainer a policy, and passes rows and weights between them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coterie.errors import BackendError, ConfigError
+from coterie.interfaces import PolicyUpdate, TrainingRow
+from coterie.vocabulary import JSON, Endpoint
+from coterie_trainers import config
+from coterie_trainers.backends.local.device import Device, installed_device
+from coterie_trainers.backends.local.server import ModelServer, ServerPlan, require_model
+from coterie_trainers.backends.local.trainer import Trainer, TrainerPlan
+from coterie_trainers.backends.local.whole_folder import whole_folder
+
+_VERSIONS = "versions.json"
+_FORMAT = 1
+_Result = TypeVar("_Result")
+
+
+class LocalBackend:
+    """verl's engine and stock ``vllm serve`` in one process tree; implements ``coterie.interfaces.Backend``."""
+
+    def __init__(
+        self,
+        policies: Mapping[str, config.Policy],
+        settings: config.LocalBackend,
+        training: config.Training,
+        sampling: config.Sampling,
+        *,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        """Nothing is started before ``serve``.
+
+        Args:
+            policies: Policy name → model, roles and optimiser settings.
+            settings: The section ``backend`` of the configuration.
+            training: Its section ``training``: loss, clipping, gradient steps an update.
+            sampling: Its section ``sampling``, which the endpoints carry.
+            folder: The work folder, absolute. Logs go to ``folder/logs``.
+            seed: Of sampling and of the order of rows.
+        """
+        self._policies = dict(policies)
+        self._settings = settings
+        self._training = training
+        self._sampling = sampling
+        self._folder = folder
+        self._seed = seed
+        self._device = installed_device()
+        self._runtime: Path | None = None
+        self._servers: dict[str, ModelServer] = {}
+        self._trainers: dict[str, Trainer] = {}
+        self._versions = dict.fromkeys(policies, 0)
+        self._changed: set[str] = set()
+        """Policies whose trainer is ahead of the server."""
+        self._broken: str | None = None
+        # Its own threads: agents may keep the event loop's default ones busy while weights must move.
+        self._threads = ThreadPoolExecutor(2 * len(self._policies) + 2, thread_name_prefix="coterie-backend")
+
+    async def serve(self) -> Mapping[str, Endpoint]:
+        """Start servers and trainers; gives policy → endpoint, ready to answer.
+
+        Raises:
+            ConfigError: verl or vLLM is not installed, or a policy's model is no Hugging Face folder.
+            BackendError: a process ended or was not ready in time; the message ends with its last log lines.
+        """
+        models = {name: self._folder / policy.model for name, policy in self._policies.items()}
+        for name, model in models.items():
+            require_model(name, model)
+        _require_packages()
+        self._runtime = Path(tempfile.mkdtemp(prefix="coterie-"))
+        deadline = time.monotonic() + self._settings.start_seconds
+        try:
+            for index, (name, model) in enumerate(models.items()):
+                self._start(index, name, model)
+            waits = [part.wait_ready for part in (*self._servers.values(), *self._trainers.values())]
+            await self._all(*(lambda wait=wait: wait(deadline) for wait in waits))
+            for name in self._policies:
+                # The first transfer and the first request are slow: let them be over when the endpoint is handed out.
+                await self._bring(name, 0, max(1.0, deadline - time.monotonic()))
+            warm = [(server, name) for name, server in self._servers.items()]
+            await self._all(*(lambda server=server, name=name: server.warm_up(name, 60.0) for server, name in warm))
+        except BaseException:
+            await self.close()
+            raise
+        return {name: self._endpoint(name) for name in self._policies}
+
+    async def update(self, policy: str, rows: Sequence[TrainingRow], *, temperature: float = 1.0) -> PolicyUpdate:
+        """One pass of ``training.mini_batches`` gradient steps on these rows; the server keeps its weights.
+
+        Args:
+            policy: Which one.
+            rows: At least one, all of this policy.
+            temperature: At which the rows were sampled.
+
+        Raises:
+            BackendError: a row is malformed, or the trainer failed or ended.
+        """
+        trainer = self._trainer(policy)
+        columns = _columns(policy, rows)
+        answer = await self._run(lambda: trainer.call("update", columns=columns, temperature=temperature))
+        self._changed.add(policy)
+        return PolicyUpdate(policy, len(rows), sum(map(sum, columns["response_mask"])), answer["metrics"])
+
+    async def publish(self, policy: str) -> int:
+        """Bring the trainer's weights to the server; gives the new policy version. Completions wait meanwhile.
+
+        Raises:
+            BackendError: a process ended, or it took longer than ``backend.sync_seconds``. The backend is then of no
+                further use: close it.
+        """
+        self._trainer(policy)
+        version = self._versions[policy] + 1
+        await self._bring(policy, version, self._settings.sync_seconds)
+        return version
+
+    async def save(self, folder: Path) -> Mapping[str, JSON]:
+        """Write everything that ``load`` needs; ``folder`` is whole or as it was. See ``Backend.save``."""
+        for name in self._policies:
+            self._trainer(name)
+        return await self._run(lambda: self._save(folder))
+
+    async def load(self, folder: Path) -> None:
+        """Continue from what ``save`` wrote, and bring it to the servers.
+
+        The version becomes the saved one; if a later one was already published here, the next number, so that no
+        version names two different weights.
+
+        Raises:
+            BackendError: the folder holds no checkpoint of these policies, or a process failed.
+        """
+        saved = _read_versions(folder, self._policies)
+        for name in self._policies:
+            trainer = self._trainer(name)
+            await self._run(lambda trainer=trainer, name=name: trainer.call("load", folder=str(folder / name)))  # type: ignore[misc]
+            version = saved[name] if saved[name] >= self._versions[name] else self._versions[name] + 1
+            await self._bring(name, version, self._settings.sync_seconds)
+
+    async def close(self) -> None:
+        """Stop everything; leaves no process, socket or shared memory. Safe to call twice, and after a failure."""
+        self._broken = "the backend is closed"
+        parts: list[ModelServer | Trainer] = [*self._servers.values(), *self._trainers.values()]
+        stops = [part.stop for part in parts]
+        if stops:
+            with ThreadPoolExecutor(len(stops)) as stoppers:
+                loop = asyncio.get_running_loop()
+                await asyncio.gather(*(loop.run_in_executor(stoppers, stop) for stop in stops))
+        self._servers.clear()
+        self._trainers.clear()
+        if self._runtime is not None:
+            shutil.rmtree(self._runtime, ignore_errors=True)
+            self._runtime = None
+        self._threads.shutdown(wait=False)
+
+    def _start(self, index: int, name: str, model: Path) -> None:
+        assert self._runtime is not None  # noqa: S101
+        policy, training = self._policies[name], self._training
+        runtime = self._runtime
+        weight_socket = f"ipc://{runtime}/trainer-{index}/weights"
+        logs = self._folder / "logs"
+        server = ServerPlan(
+            name,
+            model,
+            weight_socket,
+            runtime / f"server-{index}",
+            logs / f"server-{name}.log",
+            self._seed,
+            self._device,
+        )
+        self._servers[name] = ModelServer(server, self._settings)
+        trainer = TrainerPlan(
+            policy=name,
+            model=str(model),
+            weight_socket=weight_socket,
+            shared_memory=f"coterie-{secrets.token_hex(6)}",
+            rendezvous=f"{runtime}/trainer-{index}/rendezvous",
+            learning_rate=policy.learning_rate,
+            betas=policy.betas,
+            weight_decay=policy.weight_decay,
+            clip_grad=policy.clip_grad,
+            clip_ratio=training.clip_ratio,
+            loss_aggregation=training.loss_aggregation,
+            mini_batches=training.mini_batches,
+            max_tokens_per_pass=self._settings.max_tokens_per_pass,
+            seed=self._seed,
+            on_cpu=self._device is Device.CPU,
+        )
+        self._trainers[name] = Trainer(
+            trainer,
+            device=self._device,
+            runtime=runtime / f"trainer-{index}",
+            log=logs / f"trainer-{name}.log",
+            threads=max(1, len(os.sched_getaffinity(0)) // len(self._policies)),
+        )
+
+    def _endpoint(self, name: str) -> Endpoint:
+        sampling = self._sampling
+        return Endpoint(
+            base_url=self._servers[name].base_url,
+            model=name,
+            policy=name,
+            version=self._versions[name],
+            roles=tuple(self._policies[name].roles),
+            sampling={
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_tokens,
+            },
+        )
+
+    def _trainer(self, policy: str) -> Trainer:
+        if policy not in self._policies:
+            raise BackendError(f"there is no policy {policy!r}; there are: {', '.join(sorted(self._policies))}.")
+        if self._broken is not None:
+            raise BackendError(f"The backend cannot be used any more: {self._broken}")
+        if policy not in self._trainers:
+            raise BackendError("The backend is not running: call serve() first.")
+        return self._trainers[policy]
+
+    async def _bring(self, policy: str, version: int, seconds: float) -> None:
+        """The server takes and the trainer sends, at the same time; either's failure ends both."""
+        server, trainer = self._servers[policy], self._trainers[policy]
+        sides = [
+            self._run(lambda: server.receive_weights(version, seconds)),
+            self._run(lambda: trainer.call("send_weights", within=seconds, seconds=seconds)),
+        ]
+        tasks = [asyncio.ensure_future(side) for side in sides]
+        try:
+            await asyncio.wait_for(asyncio.gather(*tasks), seconds + 5)
+        except BaseException as error:
+            self._broken = f"bringing version {version} of policy {policy!r} to its server failed."
+            for task in tasks:
+                task.cancel()
+            if isinstance(error, TimeoutError):
+                raise server.process.failure(f"did not get version {version} within {seconds:.0f} s") from error
+            raise
+        self._versions[policy] = version
+        self._changed.discard(policy)
+
+    def _save(self, folder: Path) -> Mapping[str, JSON]:
+        began = time.monotonic()
+        versions = {name: self._versions[name] + (name in self._changed) for name in self._policies}
+        with whole_folder(folder) as partial:
+            for name, trainer in self._trainers.items():
+                (partial / name).mkdir()
+                trainer.call("save", folder=str(partial / name))
+            (partial / _VERSIONS).write_text(json.dumps({"format": _FORMAT, "policies": versions}, indent=1))
+        models = {name: str(folder / name / "model") for name in self._policies}
+        return {"versions": versions, "models": models, "seconds": round(time.monotonic() - began, 3)}
+
+    async def _run(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _all(self, *works: Callable[[], Any]) -> None:
+        await asyncio.gather(*map(self._run, works))
+
+
+def _columns(policy: str, rows: Sequence[TrainingRow]) -> dict[str, list[Any]]:
+    """The rows as lists that JSON can carry, checked."""
+    if not rows:
+        raise BackendError(f"update of policy {policy!r}: no rows.")
+    for number, row in enumerate(rows):
+        where = f"update of policy {policy!r}: row {number} (rollout {row.rollout_id}, role {row.role})"
+        if row.policy != policy:
+            raise BackendError(f"{where} belongs to policy {row.policy!r}.")
+        lengths = {len(row.response_ids), len(row.response_mask), len(row.rollout_logprobs), len(row.advantages)}
+        if not row.prompt_ids or len(lengths) != 1 or 0 in lengths:
+            raise BackendError(
+                f"{where} needs a prompt, a response, and mask, log-probs and advantages as long as the response; it "
+                f"has {len(row.prompt_ids)} prompt and {len(row.response_ids)} response tokens, {len(row.response_mask)} "
+                f"mask values, {len(row.rollout_logprobs)} log-probs and {len(row.advantages)} advantages."
+            )
+    return {
+        "prompt_ids": [row.prompt_ids for row in rows],
+        "response_ids": [row.response_ids for row in rows],
+        "response_mask": [row.response_mask for row in rows],
+        "rollout_logprobs": [row.rollout_logprobs for row in rows],
+        "advantages": [row.advantages for row in rows],
+        "weights": [row.weight for row in rows],
+    }
+
+
+def _read_versions(folder: Path, policies: Mapping[str, config.Policy]) -> dict[str, int]:
+    try:
+        content = json.loads((folder / _VERSIONS).read_text())
+        versions = {str(name): int(version) for name, version in content["policies"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackendError(f"{folder} is no checkpoint: {_VERSIONS} cannot be read ({error}).") from error
+    if content.get("format") != _FORMAT:
+        raise BackendError(f"{folder} was written in format {content.get('format')}; this version reads {_FORMAT}.")
+    if set(versions) != set(policies):
+        raise BackendError(
+            f"{folder} holds the policies {', '.join(sorted(versions))}, but the configuration has "
+            f"{', '.join(sorted(policies))}."
+        )
+    return versions
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("verl", "vllm", "torch") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"backend.kind 'local' needs {' and '.join(missing)}, which is not installed. On a GPU: "
+            f"pip install 'coterie[verl]' vllm. On a CPU see docs/backends.md."
+        )

@@ -1,0 +1,186 @@
+"""One stock ``vllm serve``: how it is started, asked for its state, and given new weights."""
+
+from __future__ import annotations
+
+import http
+import http.client
+import json
+import math
+import secrets
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coterie.errors import BackendError, ConfigError
+from coterie_trainers.backends.local.device import Device, environment
+from coterie_trainers.backends.local.gate import TOKEN_VARIABLE
+from coterie_trainers.backends.local.processes import GuardedProcess
+from coterie_trainers.config import LocalBackend
+
+_HOST = "127.0.0.1"
+_CPU_BLOCK_TOKENS = 128
+_PACKAGE = "coterie_trainers.backends.local"
+_SOCKET_VARIABLE = "COTERIE_WEIGHT_SOCKET"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlan:
+    """What one server needs to know."""
+
+    policy: str
+    """The name under which the model is served."""
+    model: Path
+    """Its Hugging Face folder."""
+    weight_socket: str
+    """The address where the trainer's sender listens."""
+    runtime: Path
+    """A private folder for its sockets; goes with it."""
+    log: Path
+    seed: int
+    device: Device
+
+
+class ModelServer:
+    """A running ``vllm serve`` with the gate in front."""
+
+    def __init__(self, plan: ServerPlan, settings: LocalBackend) -> None:
+        """Start it; ``wait_ready`` tells when it answers."""
+        self._token = secrets.token_hex(16)
+        self._port = _free_port()
+        plan.runtime.mkdir(parents=True, exist_ok=True)
+        variables = environment(plan.device, str(plan.runtime), threads=1)
+        variables |= {TOKEN_VARIABLE: self._token, _SOCKET_VARIABLE: plan.weight_socket}
+        if plan.device is Device.CPU:
+            variables["VLLM_CPU_KVCACHE_SPACE"] = str(_cache_gib(plan.model, settings))
+        self.process = GuardedProcess(
+            f"the model server of policy {plan.policy!r}",
+            [sys.executable, "-m", "vllm.entrypoints.cli.main", *_arguments(plan, settings, self._port)],
+            environment=variables,
+            log=plan.log,
+            remove=[str(plan.runtime), str(plan.runtime.parent)],
+        )
+
+    @property
+    def base_url(self) -> str:
+        """The OpenAI-compatible base."""
+        return f"http://{_HOST}:{self._port}/v1"
+
+    def wait_ready(self, deadline: float) -> None:
+        """Wait until it answers.
+
+        Args:
+            deadline: In ``time.monotonic`` seconds.
+
+        Raises:
+            BackendError: it ended, or the deadline passed.
+        """
+        while True:
+            self.process.require_alive()
+            try:
+                if self._request("GET", "/health", None, 5.0)[0] == 200:
+                    return
+            except OSError:
+                pass
+            if time.monotonic() > deadline:
+                raise self.process.failure("did not answer in time (backend.start_seconds)")
+            time.sleep(0.1)
+
+    def receive_weights(self, version: int, seconds: float) -> dict[str, Any]:
+        """Let it take the weights that the trainer sends meanwhile, as this version.
+
+        Raises:
+            BackendError: it ended, refused, or took longer than ``seconds``.
+        """
+        body = {"version": version, "seconds": seconds}
+        try:
+            status, answer = self._request("POST", "/coterie/weights", body, seconds)
+        except OSError as error:
+            time.sleep(0.5)  # A server that has just lost its engine needs a moment to end.
+            self.process.require_alive()
+            raise self.process.failure(f"did not take the weights of version {version}: {error!r}") from error
+        if status != 200:
+            raise self.process.failure(f"did not take the weights of version {version}: {answer.get('error')}")
+        return answer
+
+    def warm_up(self, model: str, seconds: float) -> None:
+        """Make the first request, which is slower than those after it. A model without chat template is no error."""
+        body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "logprobs": True}
+        try:
+            status, answer = self._request("POST", "/v1/chat/completions", body | {"return_token_ids": True}, seconds)
+        except OSError as error:
+            raise self.process.failure(f"did not answer the first request: {error!r}") from error
+        if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise self.process.failure(f"failed at the first request: {answer.get('error')}")
+
+    def stop(self) -> None:
+        """End it. Safe to call twice."""
+        self.process.stop()
+
+    def _request(self, method: str, path: str, body: Any, seconds: float) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection(_HOST, self._port, timeout=seconds)
+        try:
+            headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(str(error) or type(error).__name__) from error
+        finally:
+            connection.close()
+        try:
+            return answer.status, dict(json.loads(text or "{}"))
+        except ValueError:
+            return answer.status, {"error": text.decode(errors="replace")[:500]}
+
+
+def _arguments(plan: ServerPlan, settings: LocalBackend, port: int) -> list[str]:
+    common = ["serve", str(plan.model), "--served-model-name", plan.policy, "--host", _HOST, "--port", str(port)]
+    common += ["--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)]
+    common += ["--seed", str(plan.seed), "--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
+    common += ["--worker-extension-cls", f"{_PACKAGE}.weight_receiver.WeightReceiver"]
+    common += ["--middleware", f"{_PACKAGE}.gate.PolicyGate"]
+    common += ["--disable-uvicorn-access-log", "--disable-log-stats"]
+    if plan.device is Device.CPU:
+        common += ["--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "mp"]
+        common += ["--num-gpu-blocks-override", str(_cache_blocks(settings))]
+    else:
+        # The trainer shares the GPU, so vLLM's default of nine tenths of its memory would leave it none.
+        common += ["--gpu-memory-utilization", "0.4"]
+    return [*common, *settings.server_args]
+
+
+def _cache_blocks(settings: LocalBackend) -> int:
+    """Room for every concurrent sequence at full length."""
+    return settings.max_num_seqs * math.ceil(settings.max_model_len / _CPU_BLOCK_TOKENS) + 1
+
+
+def _cache_gib(model: Path, settings: LocalBackend) -> int:
+    """The key-value cache's size in GiB, rounded up: what vLLM may take."""
+    shape = json.loads((model / "config.json").read_text())
+    shape = shape.get("text_config", shape)
+    heads = shape.get("num_key_value_heads") or shape.get("num_attention_heads") or shape.get("n_head") or 1
+    layers = shape.get("num_hidden_layers") or shape.get("n_layer") or 1
+    hidden = shape.get("hidden_size") or shape.get("n_embd") or 1
+    width = shape.get("head_dim") or hidden // (shape.get("num_attention_heads") or shape.get("n_head") or 1)
+    bytes_a_token = 2 * 4 * layers * heads * width
+    return max(1, math.ceil(_cache_blocks(settings) * _CPU_BLOCK_TOKENS * bytes_a_token / 2**30))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def require_model(policy: str, model: Path) -> None:
+    """Raise a ConfigError unless ``model`` is a Hugging Face folder with a model in it."""
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not (model / name).is_file()]
+    if not missing and not any(model.glob("*.safetensors")):
+        missing = ["model.safetensors"]
+    if missing:
+        raise ConfigError(
+            f"policies.{policy}.model: {model} is no Hugging Face folder: {', '.join(missing)} is missing."
+        )

@@ -1,0 +1,317 @@
+"""The one module that drives verl: an FSDP2 engine with verl's PPO loss, fed with plain rows.
+
+Runs in the trainer process. Tensors of several rows are jagged: row after row without padding, as verl wants them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tensordict import TensorDict
+from verl.trainer.config import CheckpointConfig
+from verl.utils import tensordict_utils
+from verl.workers.config import (
+    FSDPActorConfig,
+    FSDPEngineConfig,
+    FSDPOptimizerConfig,
+    HFModelConfig,
+    PolicyLossConfig,
+    TrainingWorkerConfig,
+)
+from verl.workers.engine_workers import TrainingWorker
+from verl.workers.utils.losses import ppo_loss
+from verl.workers.utils.padding import no_padding_2_padding
+
+from coterie_trainers.backends.local.trainer import TrainerPlan
+from coterie_trainers.backends.local.weight_sender import send_weights
+
+_COLUMNS = ("prompt_ids", "response_ids", "response_mask", "rollout_logprobs", "advantages", "weights")
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
+_WEIGHTS = "model.safetensors"
+_STATE = "state.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    prompt_ids: list[int]
+    response_ids: list[int]
+    response_mask: list[int]
+    rollout_logprobs: list[float]
+    advantages: list[float]
+    weight: float
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+class PolicyTrainer:
+    """One policy's weights and optimiser."""
+
+    def __init__(self, plan: TrainerPlan) -> None:
+        """Load the model and make the optimiser."""
+        torch.manual_seed(plan.seed)
+        self._plan = plan
+        self._updates = 0
+        worker = TrainingWorker(_worker_config(plan))
+        worker.reset()
+        self._engine = worker.engine
+        self._loss_config = FSDPActorConfig(
+            strategy="fsdp2",
+            rollout_n=1,
+            ppo_micro_batch_size_per_gpu=1,
+            clip_ratio=plan.clip_ratio,
+            clip_ratio_low=plan.clip_ratio,
+            clip_ratio_high=plan.clip_ratio,
+            loss_agg_mode=plan.loss_aggregation,
+            policy_loss=PolicyLossConfig(loss_mode="vanilla"),
+        )
+
+    def update(self, columns: dict[str, list[Any]], temperature: float) -> dict[str, Any]:
+        """One pass over the rows in ``mini_batches`` gradient steps.
+
+        The old log-probabilities of PPO's ratio are those of the rollout, so no pass is spent on computing them anew.
+        ``mismatch_*`` compares both in the forward pass of the first gradient step, which runs with the weights as
+        they were: with one mini-batch that is every row.
+        """
+        began = time.monotonic()
+        rows = [_Row(*values) for values in zip(*(columns[name] for name in _COLUMNS), strict=True)]
+        figures = _Figures()
+        with self._engine.train_mode():
+            for mini_batch in self._mini_batches(rows):
+                self._gradient_step(mini_batch, temperature, figures)
+            learning_rate = float(self._engine.lr_scheduler_step())
+        self._updates += 1
+        return {"metrics": figures.summary() | {"lr": learning_rate, "seconds": time.monotonic() - began}}
+
+    def send_weights(self, seconds: float) -> dict[str, Any]:
+        """Send all weights to the server, which takes them meanwhile; raises after ``seconds`` of its silence."""
+        state = self._engine.module.state_dict()
+        send_weights(
+            self._engine.get_per_tensor_param()[0],
+            largest=max(tensor.numel() * tensor.element_size() for tensor in state.values()),
+            address=self._plan.weight_socket,
+            prefix=self._plan.shared_memory,
+            over_ipc=not self._plan.on_cpu,
+            seconds=seconds,
+        )
+        return {}
+
+    def save(self, folder: str) -> dict[str, Any]:
+        """Write ``folder/model``, an ordinary Hugging Face folder, and ``folder/trainer``, what else goes on from here.
+
+        The weights are exact: 32-bit, whatever the folder held that training began with.
+        """
+        model, trainer = Path(folder) / "model", Path(folder) / "trainer"
+        shutil.copytree(self._plan.model, model, ignore=shutil.ignore_patterns(*_WEIGHT_FILES))
+        _name_dtype(model / "config.json", "float32")
+        tied = self._engine.module.config.tie_word_embeddings
+        weights = {
+            name: tensor.detach().to("cpu", torch.float32).contiguous()
+            for name, tensor in self._engine.get_per_tensor_param()[0]
+            # A tied output layer is not in a Hugging Face folder: it is the input embedding.
+            if not (tied and name == "lm_head.weight")
+        }
+        save_file(weights, model / _WEIGHTS, metadata={"format": "pt"})
+        trainer.mkdir()
+        state = {
+            "optimizer": self._engine.optimizer.state_dict(),
+            "scheduler": self._engine.lr_scheduler.state_dict(),
+            "random": self._engine.checkpoint_manager.get_rng_state(),
+            "updates": self._updates,
+        }
+        torch.save(state, trainer / _STATE)
+        return {}
+
+    def load(self, folder: str) -> dict[str, Any]:
+        """Continue from what ``save`` wrote, bit by bit."""
+        weights = load_file(Path(folder) / "model" / _WEIGHTS)
+        with torch.no_grad():
+            for name, parameter in self._engine.module.state_dict().items():
+                if name in weights:
+                    # With one process the local part of a sharded tensor is the whole of it.
+                    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+                    local.copy_(weights.pop(name))
+        if weights:
+            raise ValueError(f"{folder} holds weights that the model has not: {', '.join(sorted(weights)[:5])}")
+        # The file is our own; it holds DTensors, which the restricted loader does not know.
+        state = torch.load(Path(folder) / "trainer" / _STATE, weights_only=False)  # noqa: S614
+        self._engine.optimizer.load_state_dict(state["optimizer"])
+        self._engine.lr_scheduler.load_state_dict(state["scheduler"])
+        self._engine.checkpoint_manager.load_rng_state(state["random"])
+        self._updates = state["updates"]
+        return {}
+
+    def _mini_batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+        """The rows of each gradient step: all of them, or random parts of equal size (± 1)."""
+        count = min(self._plan.mini_batches, len(rows))
+        if count > 1:
+            rows = random.Random(f"{self._plan.seed}-{self._updates}").sample(rows, len(rows))
+        for number in range(count):
+            yield rows[number * len(rows) // count : (number + 1) * len(rows) // count]
+
+    def _gradient_step(self, rows: list[_Row], temperature: float, figures: _Figures) -> None:
+        tokens = sum(sum(row.response_mask) for row in rows)
+
+        def loss(model_output: dict[str, Any], data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, Any]:
+            # verl has counted the tokens of this pass; the loss is a mean over those of the whole gradient step.
+            tensordict_utils.assign_non_tensor(data, batch_num_tokens=max(tokens, 1))
+            # Taken out before verl's loss, else the backward pass goes through it for a coefficient of zero.
+            entropy = model_output.pop("entropy", None)
+            value, metrics = ppo_loss(self._loss_config, model_output, data, dp_group)
+            figures.add(value, metrics, model_output["log_probs"], entropy, data)
+            return value, {}
+
+        self._engine.optimizer_zero_grad()
+        for group in _passes(rows, self._plan.max_tokens_per_pass):
+            data = _tensors(group)
+            tensordict_utils.assign_non_tensor(
+                data,
+                temperature=temperature,
+                calculate_entropy=True,
+                global_batch_size=len(rows),
+                use_remove_padding=False,
+                use_dynamic_bsz=False,
+                micro_batch_size_per_gpu=len(group),
+            )
+            self._engine.forward_backward_batch(data, loss)
+        figures.end_step(float(self._engine.optimizer_step()))
+
+
+@dataclass(slots=True)
+class _Figures:
+    """Sums over the passes of one update."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    clipped: float = 0.0
+    divergence: float = 0.0
+    entropy: float = 0.0
+    compared_tokens: int = 0
+    mismatch_max: float = 0.0
+    mismatch_kl: float = 0.0
+    gradient_norms: list[float] = field(default_factory=list)
+
+    @torch.no_grad()
+    def add(self, loss: torch.Tensor, metrics: Any, log_probs: torch.Tensor, entropy: Any, data: TensorDict) -> None:
+        """Take in one forward pass."""
+        padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
+        mask = padded["response_mask"].bool()
+        tokens = int(mask.sum())
+        if tokens == 0:
+            return
+        self.loss += float(loss)
+        self.tokens += tokens
+        self.clipped += tokens * float(metrics["actor/pg_clipfrac"].aggregate())
+        self.divergence += tokens * float(metrics["actor/ppo_kl"].aggregate())
+        if entropy is not None:
+            self.entropy += float(no_padding_2_padding(entropy, data)[mask].sum())
+        if not self.gradient_norms:
+            difference = (no_padding_2_padding(log_probs, data) - padded["old_log_probs"])[mask]
+            self.compared_tokens += tokens
+            self.mismatch_max = max(self.mismatch_max, float(difference.abs().max()))
+            # k3, http://joschu.net/blog/kl-approx.html, of rollout against actor.
+            self.mismatch_kl += float((difference.exp() - 1 - difference).sum())
+
+    def end_step(self, gradient_norm: float) -> None:
+        """A gradient step is done; verl skips a step whose gradient is not finite."""
+        self.gradient_norms.append(gradient_norm)
+
+    def summary(self) -> dict[str, float]:
+        """What ``PolicyUpdate.metrics`` holds."""
+        steps, tokens, compared = len(self.gradient_norms), max(self.tokens, 1), max(self.compared_tokens, 1)
+        return {
+            "loss": self.loss / steps,
+            "grad_norm": sum(self.gradient_norms) / steps,
+            "clip_fraction": self.clipped / tokens,
+            "ppo_kl": self.divergence / tokens,
+            "entropy": self.entropy / tokens,
+            "mismatch_max": self.mismatch_max,
+            "mismatch_kl": self.mismatch_kl / compared,
+            "gradient_steps": float(steps),
+        }
+
+
+def _worker_config(plan: TrainerPlan) -> TrainingWorkerConfig:
+    return TrainingWorkerConfig(
+        model_type="language_model",
+        model_config=HFModelConfig(
+            path=plan.model,
+            use_remove_padding=False,
+            enable_gradient_checkpointing=not plan.on_cpu,
+            override_config={"attn_implementation": "sdpa"},
+        ),
+        engine_config=FSDPEngineConfig(
+            strategy="fsdp2",
+            use_dynamic_bsz=False,
+            micro_batch_size_per_gpu=1,
+            infer_micro_batch_size_per_gpu=1,
+            use_torch_compile=False,
+            use_remove_padding=False,
+            mixed_precision={
+                "param_dtype": "fp32" if plan.on_cpu else "bf16",
+                "reduce_dtype": "fp32",
+                "buffer_dtype": "fp32",
+            },
+        ),
+        optimizer_config=FSDPOptimizerConfig(
+            lr=plan.learning_rate,
+            betas=tuple(plan.betas),
+            weight_decay=plan.weight_decay,
+            clip_grad=plan.clip_grad,
+        ),
+        checkpoint_config=CheckpointConfig(),
+        profiler_config=None,
+    )
+
+
+def _passes(rows: Sequence[_Row], limit: int) -> Iterator[list[_Row]]:
+    """Rows of like length together, such that rows × longest stays within ``limit`` padded tokens."""
+    group: list[_Row] = []
+    for row in sorted(rows, key=lambda row: -row.length):
+        if group and (len(group) + 1) * group[0].length > limit:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _tensors(rows: Sequence[_Row]) -> TensorDict:
+    """One pass's rows as verl's jagged tensors. A row's weight scales its advantages, to which the loss is linear."""
+    device = torch.device("cpu")
+    mask = _jagged([row.response_mask for row in rows], torch.long, device)
+    return tensordict_utils.get_tensordict(
+        {
+            "input_ids": _jagged([[*row.prompt_ids, *row.response_ids] for row in rows], torch.long, device),
+            "position_ids": _jagged([list(range(row.length)) for row in rows], torch.long, device),
+            "prompts": _jagged([row.prompt_ids for row in rows], torch.long, device),
+            "responses": _jagged([row.response_ids for row in rows], torch.long, device),
+            "response_mask": mask,
+            "loss_mask": mask,
+            "old_log_probs": _jagged([row.rollout_logprobs for row in rows], torch.float32, device),
+            "advantages": _jagged([[a * row.weight for a in row.advantages] for row in rows], torch.float32, device),
+        }
+    )
+
+
+def _jagged(values: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    lengths = torch.tensor([0, *map(len, values)], device=device)
+    flat = torch.tensor([value for row in values for value in row], dtype=dtype, device=device)
+    return torch.nested.nested_tensor_from_jagged(flat, offsets=lengths.cumsum(0))
+
+
+def _name_dtype(path: Path, dtype: str) -> None:
+    """Let a Hugging Face configuration say which type its weights have, or loaders would round them."""
+    content = json.loads(path.read_text())
+    content.pop("torch_dtype", None)
+    path.write_text(json.dumps(content | {"dtype": dtype}, indent=2))
