@@ -1,0 +1,223 @@
+"""One LLM call from the moment that it leaves until its answer is complete: who made it, what it becomes, its span."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from threading import Lock
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from coterie import conventions as names
+from coterie.announced import announced_call
+from coterie.capture.answers import Answer, read_answer
+from coterie.capture.api import Api
+from coterie.capture.content import ContentRules, content_rules
+from coterie.capture.faults import note_fault
+from coterie.capture.rewrite import LENGTH_LIMITS, with_endpoint, with_prompt
+from coterie.roles import Identity, child_identity, current_identity
+from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
+from coterie.spans import tracer
+from coterie.vocabulary import JSON, Endpoint, Mode
+
+ERROR_MESSAGE_LIMIT = 2000
+"""Characters of an error's message that a span keeps."""
+
+
+class LLMCall:
+    """One LLM call. Made before the request leaves; ends once, by ``answered`` or ``failed``, whichever comes first."""
+
+    def __init__(self, api: Api, body: Mapping[str, Any], *, provider: str) -> None:
+        """Take up a call with the present identity, attempt and announcement, and open its span.
+
+        Args:
+            api: which API it is for.
+            body: what the user's code wants to send; it is not changed.
+            provider: who serves the model, for the span.
+        """
+        announced = announced_call()
+        self.id = f"ca-{uuid.uuid4().hex[:20]}"
+        self.api = api
+        self.identity: Identity = (
+            announced.identity if announced else current_identity() or child_identity("agent", parent=None)
+        )
+        self.scope: AttemptScope | None = current_scope()
+        role = self.identity.role
+        self.endpoint: Endpoint | None = self.scope.endpoint_for(role) if self.scope else None
+        self.prompt: PromptVersion | None = self.scope.prompt_for(role) if self.scope and api.has_messages else None
+        self.body: Mapping[str, Any] = self._rewritten(body)
+        """What is really sent."""
+        self._policy_version = self.endpoint.version if self.endpoint else None
+        self._tries = 1
+        self._responded = False
+        self._rules: ContentRules = content_rules()
+        self._secrets: set[str] = set()
+        self._ended = Lock()
+        self._turn = self.scope.next_turn(role) if self.scope else None
+        parent = trace.set_span_in_context(announced.parent) if announced and announced.parent else None
+        self._span = tracer().start_span(
+            f"chat {self.body.get('model')}",
+            context=parent,
+            kind=SpanKind.CLIENT,
+            attributes=self._request_attributes(provider),
+        )
+        if announced:
+            announced.captured = True
+
+    @property
+    def rewritten(self) -> bool:
+        """True when what is sent differs from what the user's code wanted to send."""
+        return self.endpoint is not None or self.prompt is not None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that tell a gateway or server whose call it is."""
+        headers = {names.HEADER_CALL_ID: self.id, names.HEADER_ROLE: self.identity.role}
+        if self.scope is not None:
+            headers[names.HEADER_ROLLOUT_ID] = self.scope.rollout_id
+            headers[names.HEADER_ATTEMPT_ID] = self.scope.attempt_id
+        return headers
+
+    def keep_secret(self, key: Any) -> None:
+        """Keep an API key out of what this call records, should a server's error message repeat it."""
+        if isinstance(key, str) and len(key) >= 8:
+            self._secrets.add(key)
+
+    def responded(self, response: Any) -> None:
+        """Note what the raw HTTP response of the last try says beside its body. Does not keep it."""
+        version = response.headers.get(names.HEADER_POLICY_VERSION, "")
+        if version.isdigit():
+            self._policy_version = int(version)
+        self._tries = _tries(response.request)
+        self._responded = True
+
+    def answered(self, body: Mapping[str, Any] | None) -> None:
+        """End the call with the body that came back; None when nobody read it."""
+        if not self._ended.acquire(blocking=False):
+            return
+        try:
+            answer = read_answer(self.api, body) if body is not None else Answer()
+            self._span.set_attributes(self._answer_attributes(answer))
+            if answer.error is not None:
+                self._set_error("APIError", answer.error)
+            elif self.scope is not None:
+                self.scope.add_call(self._summary(answer))
+        except Exception:  # noqa: BLE001 - a body of unforeseen form must not reach the user as our error
+            note_fault("The answer of an LLM call could not be recorded")
+        finally:
+            self._span.end()
+
+    def failed(self, error: BaseException, partial: Mapping[str, Any] | None = None) -> None:
+        """End the call with the error that the SDK raises, and with what had come back before it."""
+        if not self._ended.acquire(blocking=False):
+            return
+        try:
+            self._set_error(type(error).__name__, str(error))
+            if not self._responded and getattr(error, "response", None) is not None:
+                self.responded(error.response)  # type: ignore[attr-defined]
+            elif not self._responded and getattr(error, "request", None) is not None:
+                self._tries = _tries(error.request)  # type: ignore[attr-defined]
+            answer = read_answer(self.api, partial) if partial is not None else Answer()
+            self._span.set_attributes(self._answer_attributes(answer))
+        except Exception:  # noqa: BLE001 - the user gets the SDK's error, not ours
+            note_fault("The error of an LLM call could not be recorded")
+        finally:
+            self._span.end()
+
+    def _rewritten(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self.rewritten:
+            return body
+        changed = dict(body)
+        if self.prompt is not None:
+            with_prompt(self.api, changed, self.prompt.text)
+        if self.endpoint is not None and self.scope is not None:
+            with_endpoint(self.api, changed, self.endpoint, self.scope.sampling)
+        return changed
+
+    def _request_attributes(self, provider: str) -> dict[str, Any]:
+        body = self.body
+        attributes = {
+            names.OPERATION: names.CHAT,
+            names.AGENT_NAME: self.identity.agent,
+            names.ROLE: self.identity.role,
+            names.AGENT_PATH: self.identity.path_text,
+            names.CALL_ID: self.id,
+            names.PROVIDER: provider,
+            names.TURN: self._turn,
+            names.REQUEST_MODEL: body.get("model"),
+            names.REQUEST_TEMPERATURE: body.get("temperature"),
+            names.REQUEST_TOP_P: body.get("top_p"),
+            names.REQUEST_SEED: body.get("seed"),
+            names.REQUEST_MAX_TOKENS: next((body[name] for name in LENGTH_LIMITS if body.get(name) is not None), None),
+            names.REQUEST_STREAM: bool(body.get("stream")),
+        }
+        if self.endpoint is not None:
+            attributes[names.POLICY_NAME] = self.endpoint.policy
+        if self.prompt is not None:
+            attributes[names.PROMPT_NAME] = self.prompt.name
+            attributes[names.PROMPT_VERSION] = self.prompt.version
+        if self._rules.capture_content:
+            attributes[names.INPUT_MESSAGES] = self._rules.json_text(_input_messages(self.api, body))
+            if body.get("tools"):
+                attributes[names.TOOL_DEFINITIONS] = self._rules.json_text(body["tools"])
+        return {name: value for name, value in attributes.items() if value is not None}
+
+    def _answer_attributes(self, answer: Answer) -> dict[str, Any]:
+        prompt_ids, response_ids = answer.prompt_ids, answer.response_ids
+        attributes: dict[str, Any] = {
+            names.RESPONSE_ID: answer.id,
+            names.RESPONSE_MODEL: answer.model,
+            names.FINISH_REASONS: list(answer.finish_reasons) or None,
+            names.INPUT_TOKENS: len(prompt_ids) if answer.input_tokens is None and prompt_ids else answer.input_tokens,
+            names.OUTPUT_TOKENS: (
+                len(response_ids) if answer.output_tokens is None and response_ids else answer.output_tokens
+            ),
+            names.POLICY_VERSION: self._policy_version,
+            names.CALL_TRIES: self._tries,
+        }
+        if self._rules.capture_content and answer.messages:
+            attributes[names.OUTPUT_MESSAGES] = self._rules.json_text(answer.messages)
+        if self._rules.exact or (self.scope is not None and self.scope.mode is Mode.TRAIN):
+            # One type a list: OpenTelemetry drops a list that mixes 0 and -0.5.
+            attributes[names.PROMPT_TOKENS] = prompt_ids and list(map(int, prompt_ids))
+            attributes[names.RESPONSE_TOKENS] = response_ids and list(map(int, response_ids))
+            attributes[names.LOGPROBS] = answer.logprobs and list(map(float, answer.logprobs))
+        return {name: value for name, value in attributes.items() if value is not None}
+
+    def _summary(self, answer: Answer) -> CallSummary:
+        return CallSummary(
+            call_id=self.id,
+            role=self.identity.role,
+            agent_path=self.identity.path_text,
+            turn=self._turn or 0,
+            text=self._rules.text(answer.text),
+        )
+
+    def _set_error(self, kind: str, message: str) -> None:
+        self._span.set_attribute(names.ERROR_TYPE, kind)
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        message = self._rules.text(message[:ERROR_MESSAGE_LIMIT]) if self._rules.capture_content else ""
+        self._span.set_status(Status(StatusCode.ERROR, message))
+
+
+def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:
+    """What was sent, as a list of messages."""
+    if api is Api.CHAT:
+        return body.get("messages") or []
+    given = body.get("input" if api is Api.RESPONSES else "prompt")
+    messages = list(given) if api is Api.RESPONSES and isinstance(given, list | tuple) else []
+    if not messages:
+        messages = [{"role": "user", "content": given if isinstance(given, str) else json.dumps(given)}]
+    if api is Api.RESPONSES and body.get("instructions") is not None:
+        messages.insert(0, {"role": "system", "content": body["instructions"]})
+    return messages
+
+
+def _tries(request: Any) -> int:
+    """How often the SDK sent a request: it counts its retries in a header."""
+    count = request.headers.get("x-stainless-retry-count", "0")
+    return int(count) + 1 if count.isdigit() else 1

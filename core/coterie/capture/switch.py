@@ -1,0 +1,111 @@
+"""Turning capture on and off."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from threading import RLock
+from typing import Any
+
+from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
+
+from coterie import roles as roles_module
+from coterie.capture.content import ContentRules, set_content_rules
+from coterie.roles import RoleMap, set_role_map
+
+_log = logging.getLogger("coterie")
+
+
+def instrument(
+    *,
+    roles: Mapping[str, str] | None = None,
+    capture_content: bool = True,
+    mask: Callable[[str], str] | None = None,
+) -> None:
+    """Record LLM calls of the OpenAI SDK, and agents of every framework whose plugin is installed.
+
+    A second call adds plugins that have become available, replaces the role map if ``roles`` is given, and can only
+    make the rules on content stricter: what leaves them out or masks them stays in force until ``uninstrument()``.
+
+    Args:
+        roles: agent name → role; a name without an entry becomes its own role in normal form.
+        capture_content: False leaves message texts, tool definitions and error messages out of spans.
+        mask: applied to every text of a message before it is recorded. The call itself is sent as it is.
+
+    Token ids reveal the text. With ``capture_content=False`` or a ``mask`` they are therefore recorded only in attempts
+    of mode train, which cannot do without.
+
+    Raises:
+        ConfigError: a role name is not in normal form; nothing was changed.
+    """
+    with _lock:
+        if roles is not None:
+            _state.former_roles = _state.former_roles or roles_module._role_map
+            set_role_map(roles)
+        _state.rules = _state.rules.stricter(ContentRules(capture_content, mask))
+        set_content_rules(_state.rules)
+        if importlib.util.find_spec("openai") is not None:
+            from coterie.capture import openai_sdk
+
+            openai_sdk.install()
+        for entry_point in entry_points(group="opentelemetry_instrumentor"):
+            if entry_point.name.startswith("coterie_") and entry_point.name not in _state.plugins:
+                instrumentor = _switched_on(entry_point)
+                if instrumentor is not None:
+                    _state.plugins[entry_point.name] = instrumentor
+
+
+def uninstrument() -> None:
+    """Restore everything that ``instrument()`` changed. Streams that are under way are recorded to their end."""
+    with _lock:
+        for instrumentor in _state.plugins.values():
+            instrumentor.uninstrument()
+        if importlib.util.find_spec("openai") is not None:
+            from coterie.capture import openai_sdk
+
+            openai_sdk.uninstall()
+        if _state.former_roles is not None:
+            set_role_map(_state.former_roles)
+        _state.plugins.clear()
+        _state.former_roles = None
+        _state.rules = ContentRules()
+        set_content_rules(_state.rules)
+
+
+@dataclass(slots=True)
+class _State:
+    """What is switched on now."""
+
+    plugins: dict[str, Any] = field(default_factory=dict)
+    """Entry point name to instrumentor."""
+    former_roles: RoleMap | None = None
+    """The role map to go back to."""
+    rules: ContentRules = field(default_factory=ContentRules)
+
+
+_state = _State()
+_lock = RLock()
+
+
+def _switched_on(entry_point: EntryPoint) -> Any | None:
+    """The plugin's instrumentor, instrumented; None when its framework is missing or it was on already."""
+    try:
+        instrumentor = entry_point.load()()
+        conflict = get_dependency_conflicts(instrumentor.instrumentation_dependencies())
+        if conflict is not None:
+            if conflict.found is not None:
+                _log.warning("%s stays off: %s.", entry_point.name, conflict)
+            return None
+        if instrumentor.is_instrumented_by_opentelemetry:
+            return None
+        instrumentor.instrument(skip_dep_check=True)
+    except ModuleNotFoundError as missing:
+        _log.debug("%s stays off: %s.", entry_point.name, missing)
+        return None
+    except Exception:  # noqa: BLE001 - one broken plugin must not keep the others, nor the user's program, from running
+        _log.exception("%s could not be switched on; its framework's agents go unnamed.", entry_point.name)
+        return None
+    return instrumentor
