@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        # No setting is a truth value, and pydantic would take true for 1.
+        if isinstance(value, bool):
+            raise ValueError("true and false are no values for it")
+        return value
 
 
 class Source(Section):
@@ -26,6 +34,14 @@ class Source(Section):
     """The dataset's split."""
     limit: PositiveInt | None = None
     """Take only the first so many."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.jsonl is None) == (self.datasets is None):
+            raise ValueError("give exactly one of 'jsonl' and 'datasets'")
+        if self.jsonl is not None and (self.name or self.split):
+            raise ValueError("'name' and 'split' go with 'datasets', not with 'jsonl'")
+        return self
 
 
 class Dataset(Section):
@@ -137,10 +153,23 @@ class TrainConfig(Section):
     agents: dict[str, str] = Field(default_factory=dict)
     """Agent name → role, where the name in normal form is not the role."""
     dataset: Dataset
-    policies: dict[str, Policy]
+    policies: Annotated[dict[str, Policy], Field(min_length=1)]
+    """Policy name → the model behind it."""
     sampling: Sampling = Sampling()
     credit: Credit = Credit()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     runner: Runner = Runner()
     backend: LocalBackend = LocalBackend()
+
+    @model_validator(mode="after")
+    def _one_policy_a_role(self) -> Self:
+        for_all = [name for name, policy in self.policies.items() if not policy.roles]
+        if for_all and len(self.policies) > 1:
+            raise ValueError(f"policies: {for_all[0]!r} names no roles and so plays all; give each policy its roles")
+        player: dict[str, str] = {}
+        for name, policy in self.policies.items():
+            for role in policy.roles:
+                if player.setdefault(role, name) != name:
+                    raise ValueError(f"policies: the role {role!r} is played by {player[role]!r} and by {name!r}")
+        return self
