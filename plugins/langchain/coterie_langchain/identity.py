@@ -1,0 +1,121 @@
+"""Who acts: which runs of LangChain and LangGraph are agents, and what they are called.
+
+LangGraph says of each run in which node it happens; ``create_agent`` adds the agent's name. A compiled graph inside
+another one shows itself only when its first node starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.roles import Identity, child_identity, current_identity
+from coterie_langchain.runs import Run, RunKind, open_runs
+
+UNNAMED_AGENT = "agent"
+"""The name of an agent that nobody gave one."""
+
+_UNNAMED_GRAPH = "LangGraph"
+"""The run name of a graph without a name."""
+_CREATE_AGENT = "langchain_create_agent"
+_REACT_FIRST_NODES = frozenset({"agent", "pre_model_hook"})
+_REACT_NODES = _REACT_FIRST_NODES | {"tools", "post_model_hook", "generate_structured_response"}
+"""The nodes of LangGraph's ``create_react_agent``, whose runs carry no mark of their own."""
+
+
+def starts_node(parent: Run, metadata: Mapping[str, Any]) -> bool:
+    """True if a run below ``parent`` with this metadata is a node of a graph or a task."""
+    checkpoint_ns = metadata.get("langgraph_checkpoint_ns")
+    return checkpoint_ns is not None and checkpoint_ns != parent.checkpoint_ns
+
+
+def kind_of_graph(graph: Run, first_node: str) -> RunKind:
+    """What a graph is whose first node starts."""
+    above = graph.parent
+    if graph.integration == _CREATE_AGENT and (
+        above is None
+        or above.integration != _CREATE_AGENT
+        or _own_tag(graph) is not None
+        or first_node == "model"
+        or ".before_" in first_node
+    ):
+        return RunKind.CREATED_AGENT
+    return RunKind.REACT_AGENT if first_node in _REACT_FIRST_NODES else RunKind.GRAPH
+
+
+def is_part_of_agent(graph: Run, node: str) -> bool:
+    """True if a node of this graph is no agent of its own, but the graph's model, tools or middleware."""
+    if graph.kind is RunKind.REACT_AGENT:
+        return node in _REACT_NODES
+    return graph.kind is RunKind.CREATED_AGENT
+
+
+def name_of_graph_agent(graph: Run, kind: RunKind) -> str | None:
+    """The name of the agent that a graph as a whole is, or None if it is none: then its nodes are.
+
+    A graph is an agent if its kind says so, and if it is called as a tool. Without a name of its own such an agent has
+    the tool's, or else it is the agent around it.
+    """
+    if kind is RunKind.GRAPH and graph.tool is None:
+        return None
+    if kind is RunKind.CREATED_AGENT and (tag := _own_tag(graph)) is not None:
+        return tag
+    if graph.name != _UNNAMED_GRAPH:
+        return graph.name
+    if graph.tool is not None:
+        return graph.tool.name
+    return graph.identity.agent if graph.identity is not None else UNNAMED_AGENT
+
+
+def identity_in(run: Run | None) -> Identity | None:
+    """Who acts in a run: the framework's agent, or one that the user's code names deeper within."""
+    told = current_identity()
+    own = run.identity if run is not None else None
+    if own is None or (told is not None and len(told.path) > len(own.path)):
+        return told
+    return own
+
+
+def speaker_in(run: Run | None) -> Identity:
+    """Who makes an LLM call in a run. In a plain chain nobody has a name, so it is the chain's, or ``agent``."""
+    identity = identity_in(run)
+    if identity is not None:
+        return identity
+    name = run.root.name if run is not None else ""
+    generic = not name or name == _UNNAMED_GRAPH or name.startswith("Runnable")
+    return child_identity(UNNAMED_AGENT if generic else name)
+
+
+def tool_caller(run: Run | None, tool_call_id: str | None) -> Identity | None:
+    """Who calls a tool that runs below ``run``.
+
+    A graph made by hand runs tools in a node of their own, which never speaks: there it is the agent whose answer
+    asked for the call.
+    """
+    if run is not None and tool_call_id is not None and run.agent is not None and not run.agent.has_spoken:
+        caller = run.root.tool_callers.get(tool_call_id)
+        if caller is not None:
+            return caller
+    return identity_in(run)
+
+
+def identity_of_running_code() -> Identity | None:
+    """Who acts in a node or tool, for code in it that calls a model without LangChain."""
+    run = running_run()
+    return None if run is None else run.identity
+
+
+def running_run() -> Run | None:
+    """The run in whose node or tool the present code is, as LangChain hands it to runs below."""
+    from langchain_core.runnables.config import var_child_runnable_config
+
+    config = var_child_runnable_config.get()
+    if not config:
+        return None
+    return open_runs.get(getattr(config.get("callbacks"), "parent_run_id", None))
+
+
+def _own_tag(graph: Run) -> str | None:
+    """The name given to ``create_agent``, unless it is that of a graph above."""
+    tag, above = graph.lc_agent_name, graph.parent
+    return tag if above is None or tag != above.lc_agent_name or tag == graph.name else None
