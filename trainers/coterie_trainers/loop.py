@@ -10,6 +10,7 @@ of the checkpoint that did best on validation; the test split is measured before
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -78,6 +79,8 @@ async def train(
         BackendError: a model server or trainer failed.
         NothingToTrainError: too many steps in a row had no usable group.
     """
+    # Agents call the policies' endpoints, but their clients often refuse to be made without a key.
+    os.environ.setdefault("OPENAI_API_KEY", "none: calls go to the policy's endpoint")
     function = load_app(app_spec, folder=folder)
     estimate = advantages.check(config.credit.advantage)
     with Workspace(work) as workspace:
@@ -95,7 +98,7 @@ async def train(
                 progress.note(f"Run {run.id} is finished already; --fresh starts a new one.")
                 return run
             await store.add_tasks([task for tasks in splits.values() for task in tasks])
-            backend = _make_backend(config, workspace, folder)
+            backend = make_backend(config, workspace, folder)
             loop = _Loop(config, run, store, backend, workspace, progress, splits, estimate)
             try:
                 async with Runner(
@@ -174,8 +177,8 @@ class _Loop:
 
     async def _train(self, first: int) -> None:
         training = self.config.training
-        earlier = await self.store.get_metrics(self.record.id, stage="train")
-        seconds = sum(_number(row.values.get("step_seconds")) for row in earlier if row.step < first)
+        earlier = await self.store.get_metrics(self.record.id)
+        seconds = sum(_number(row.values.get("seconds")) for row in earlier if row.step < first)
         empty = 0
         self.progress.stage("training", training.steps)
         if first > 1:
@@ -186,16 +189,17 @@ class _Loop:
                 break
             started = time.monotonic()
             figures = await self._step(step)
-            figures["step_seconds"] = time.monotonic() - started
-            seconds += figures["step_seconds"]
+            figures["seconds"] = time.monotonic() - started
+            seconds += figures["seconds"]
             await self.store.add_metrics([Metrics(self.record.id, step, figures)])
             empty = 0 if figures["rows"] else empty + 1
             if empty >= training.stop_after_empty_steps:
                 raise NothingToTrainError(self._why_empty(empty, figures))
             last = step == training.steps or (training.max_seconds is not None and seconds >= training.max_seconds)
             if step % self.config.evaluation.every == 0 or last:
-                success = await self._validate(step)
-                self.progress.advance(1, success=figures["success"], validation=success)
+                validation = await self._validate(step)
+                seconds += validation["seconds"]
+                self.progress.advance(1, success=figures["success"], validation=validation["success"])
             else:
                 self.progress.advance(1, success=figures["success"])
 
@@ -270,16 +274,18 @@ class _Loop:
         figures |= {f"calls/{role}": count for role, count in Counter(turn.turn.role for turn in turns).items()}
         return figures | clock.laps
 
-    async def _validate(self, step: int) -> float:
+    async def _validate(self, step: int) -> dict[str, float]:
+        started = time.monotonic()
         evaluation = self.config.evaluation
         tasks = self.splits["val"][: evaluation.val_tasks]
         success = await self.evaluator.success(
             tasks, self.pinned, mode=Mode.VAL, samples=evaluation.val_samples, step=step, label="validation"
         )
-        await self.store.add_metrics([Metrics(self.record.id, step, {"success": success}, stage="val")])
         if step not in self.workspace.saved_steps():
             await self.backend.save(self.workspace.checkpoint(step))
-        return success
+        figures = {"success": success, "seconds": time.monotonic() - started}
+        await self.store.add_metrics([Metrics(self.record.id, step, figures, stage="val")])
+        return figures
 
     async def _validated_steps(self, best_only: bool = False) -> set[int]:
         looks = await self.store.get_metrics(self.record.id, stage="val")
@@ -287,6 +293,7 @@ class _Loop:
         return {look.step for look in (ranked[-1:] if best_only else ranked)}
 
     async def _promote_best(self) -> None:
+        """Serve the checkpoint that did best on validation, and make it the run's result."""
         looks = await self.store.get_metrics(self.record.id, stage="val")
         evidence = {str(look.step): look.values["success"] for look in looks}
         steps = await self._validated_steps(best_only=True)
@@ -294,9 +301,12 @@ class _Loop:
         best = steps.pop() if steps else newest
         if best != newest:
             await self.backend.load(self.workspace.checkpoint(best))
-            for policy in self.endpoints:
-                await self._publish(policy, trained=False)
+            await self._publish_endpoints()
+        decided = {each.subject for each in await self.store.get_decisions(self.record.id) if each.kind == "promoted"}
         for policy in self.endpoints:
+            subject = f"policy {policy} of step {best}"
+            if subject in decided:
+                continue
             target = self.workspace.policies / policy
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(self.workspace.checkpoint(best) / policy / "model", target)
@@ -308,7 +318,7 @@ class _Loop:
                     author=self.record.id,
                 )
             )
-            await self._decide("promoted", f"policy {policy} of step {best}", {"validation success by step": evidence})
+            await self._decide("promoted", subject, {"validation success by step": evidence})
 
     async def _finish(self) -> Run:
         self.record = replace(self.record, state=RunState.SUCCEEDED, finished_ns=now_ns())
@@ -316,10 +326,9 @@ class _Loop:
         self.progress.close()
         return self.record
 
-    async def _publish(self, policy: str, *, trained: bool = True) -> None:
-        if trained:
-            version = await self.backend.publish(policy)
-            self.endpoints[policy] = replace(self.endpoints[policy], version=version)
+    async def _publish(self, policy: str) -> None:
+        version = await self.backend.publish(policy)
+        self.endpoints[policy] = replace(self.endpoints[policy], version=version)
         await self._publish_endpoint(policy)
 
     async def _publish_endpoints(self) -> None:
@@ -381,7 +390,12 @@ async def _open_run(store: Store, config: TrainConfig, app_spec: str) -> tuple[R
     return run, True
 
 
-def _make_backend(config: TrainConfig, workspace: Workspace, folder: Path) -> Backend:
+def make_backend(config: TrainConfig, workspace: Workspace, folder: Path) -> Backend:
+    """The backend that the configuration names: one of the entry points ``coterie.backends``.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
     found = {entry.name: entry for entry in entry_points(group="coterie.backends")}
     if config.backend.kind not in found:
         raise ConfigError(f"backend.kind: no backend {config.backend.kind!r}; there are: {', '.join(sorted(found))}.")
