@@ -10,14 +10,13 @@ other processes that something changed: while somebody waits, the file's change 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -298,12 +297,14 @@ class SqliteStore(Store):
 
     # Machinery
 
-    def _submit(self, write: Callable[[Transaction], Result]) -> Future[Result]:
+    async def _write(
+        self,
+        write: Callable[[Transaction], Result],
+        *,
+        undo: Callable[[Transaction, Result], None] | None = None,
+    ) -> Result:
         self._raise_if_forked()
-        return self._writer.submit(write)
-
-    async def _write(self, write: Callable[[Transaction], Result]) -> Result:
-        return await asyncio.wrap_future(self._submit(write))
+        return await self._writer.write(write, undo=undo)
 
     async def _read(self, read: Callable[[Connection], Result]) -> Result:
         self._raise_if_forked()
@@ -334,25 +335,15 @@ class SqliteStore(Store):
             raise
 
     async def _lease_now(self, worker: str, limit: int, lease_ns: int, run_id: str | None) -> list[Lease]:
-        future = self._submit(
+        return await self._write(
             lambda transaction: work.lease(
                 transaction, worker, limit=limit, lease_ns=lease_ns, run_id=run_id, now=self._clock()
-            )
+            ),
+            # When the caller is gone, nobody would do the work until the lease ran out.
+            undo=lambda transaction, leases: work.give_back(
+                transaction, [lease.attempt.id for lease in leases], now=self._clock()
+            ),
         )
-        try:
-            return await asyncio.shield(asyncio.wrap_future(future))
-        except asyncio.CancelledError:
-            if not future.cancel():
-                # The caller is gone, but the work may be taken: nobody would do it until the lease ran out.
-                future.add_done_callback(self._give_back)
-            raise
-
-    def _give_back(self, future: Future[list[Lease]]) -> None:
-        leases = [] if future.cancelled() or future.exception() else future.result()
-        attempt_ids = [lease.attempt.id for lease in leases]
-        # A closed store raises: then the leases run out.
-        with contextlib.suppress(StoreError):
-            self._writer.submit(lambda transaction: work.give_back(transaction, attempt_ids, now=self._clock()))
 
     async def _expire_if_due(self) -> None:
         expiry = await self._read(work.next_expiry)

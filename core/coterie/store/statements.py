@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, select
+from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Table, bindparam, select
 from sqlalchemy.dialects import sqlite
 
 from coterie.errors import StoreError
@@ -31,12 +31,15 @@ def replace(connection: Connection, table: Table, key: Sequence[str], rows: Sequ
         connection.execute(_replace(table, tuple(key)), list(rows))
 
 
-def rows_in(
-    connection: Connection, statement: Select[Any], column: Column[Any], values: Iterable[Any]
-) -> Iterator[Row[Any]]:
-    """The rows of a statement whose ``column`` is one of ``values``, a bounded number of values at a time."""
+def one_of(column: Column[Any]) -> ColumnElement[bool]:
+    """The condition that ``column`` is one of the values that ``rows_in`` is given."""
+    return column.in_(bindparam("values", expanding=True))
+
+
+def rows_in(connection: Connection, statement: Executable, values: Iterable[Any]) -> Iterator[Row[Any]]:
+    """The rows of a statement with a condition ``one_of``, for a bounded number of values at a time."""
     for some in in_portions(values):
-        yield from connection.execute(statement.where(column.in_(some)))
+        yield from connection.execute(statement, {"values": some})
 
 
 def in_portions(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -48,16 +51,15 @@ def in_portions(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 def grouped(
     connection: Connection,
-    table: Table,
+    statement: Executable,
     column: Column[Any],
     keys: Sequence[str],
-    order: Sequence[Column[Any]],
     item_of: Callable[[Any], Item],
 ) -> dict[str, tuple[Item, ...]]:
-    """Items by the value of ``column``, one entry a key, each in the given order."""
+    """Items of a statement with a condition ``one_of``, by the value of ``column``, one entry a key."""
     items: dict[str, list[Item]] = {key: [] for key in keys}
-    for row in rows_in(connection, select(table).order_by(*order), column, keys):
-        items[row._mapping[column]].append(item_of(row))
+    for row in rows_in(connection, statement, keys):
+        items[getattr(row, column.name)].append(item_of(row))
     return {key: tuple(entries) for key, entries in items.items()}
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from coterie.errors import NotFoundError
 from coterie.store import records
 from coterie.store.base import Page
-from coterie.store.statements import grouped, insert_new, page, rows_in
+from coterie.store.statements import grouped, insert_new, one_of, page, rows_in
 from coterie.store.tables import ATTEMPTS, REWARDS, SPANS
 from coterie.store.writer import Transaction
 from coterie.vocabulary import Reward, Span
@@ -25,8 +25,7 @@ def add_spans(transaction: Transaction, rows: Sequence[RowValues]) -> None:
 
 def get_spans(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, tuple[Span, ...]]:
     """All spans of each attempt, by start time."""
-    order = [SPANS.c.start_ns, SPANS.c.seq]
-    return grouped(connection, SPANS, SPANS.c.attempt_id, attempt_ids, order, records.span_of)
+    return grouped(connection, _SPANS_OF_ATTEMPTS, SPANS.c.attempt_id, attempt_ids, records.span_of)
 
 
 def list_spans(connection: Connection, filters: Mapping[str, Any], after: str | None, limit: int) -> Page[Span]:
@@ -36,13 +35,8 @@ def list_spans(connection: Connection, filters: Mapping[str, Any], after: str | 
 
 def add_rewards(transaction: Transaction, rows: Sequence[RowValues]) -> None:
     """Add rewards that are new, of attempts that exist."""
-    if not rows:
-        return
-    statement = select(ATTEMPTS.c.id, ATTEMPTS.c.rollout_id)
     attempt_ids = [row["attempt_id"] for row in rows]
-    rollout_of = {
-        row.id: row.rollout_id for row in rows_in(transaction.connection, statement, ATTEMPTS.c.id, attempt_ids)
-    }
+    rollout_of = {row.id: row.rollout_id for row in rows_in(transaction.connection, _ROLLOUTS_OF, attempt_ids)}
     for row in rows:
         if row["attempt_id"] not in rollout_of:
             raise NotFoundError(
@@ -58,5 +52,9 @@ def add_rewards(transaction: Transaction, rows: Sequence[RowValues]) -> None:
 
 def get_rewards(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, tuple[Reward, ...]]:
     """All rewards of each attempt, in order of time."""
-    order = [REWARDS.c.time_ns, REWARDS.c.seq]
-    return grouped(connection, REWARDS, REWARDS.c.attempt_id, attempt_ids, order, records.reward_of)
+    return grouped(connection, _REWARDS_OF_ATTEMPTS, REWARDS.c.attempt_id, attempt_ids, records.reward_of)
+
+
+_SPANS_OF_ATTEMPTS = select(SPANS).where(one_of(SPANS.c.attempt_id)).order_by(SPANS.c.start_ns, SPANS.c.seq)
+_REWARDS_OF_ATTEMPTS = select(REWARDS).where(one_of(REWARDS.c.attempt_id)).order_by(REWARDS.c.time_ns, REWARDS.c.seq)
+_ROLLOUTS_OF = select(ATTEMPTS.c.id, ATTEMPTS.c.rollout_id).where(one_of(ATTEMPTS.c.id))

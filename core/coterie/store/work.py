@@ -6,15 +6,16 @@ an attempt's state are in this file.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from coterie.errors import LeaseLostError, NotFoundError, StoreError
 from coterie.store import records
 from coterie.store.base import Page
-from coterie.store.statements import grouped, in_portions, insert_new, page, replace, rows_in
+from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, replace, rows_in
 from coterie.store.tables import ATTEMPTS, RESOURCES, ROLLOUTS, TASKS
 from coterie.store.traces import add_rewards, add_spans
 from coterie.store.writer import Transaction
@@ -39,7 +40,7 @@ def add_tasks(transaction: Transaction, rows: Sequence[RowValues]) -> None:
 
 def get_tasks(connection: Connection, ids: Sequence[str]) -> tuple[Task, ...]:
     """The tasks of these ids, in this order."""
-    found = {row.id: records.task_of(row) for row in rows_in(connection, select(TASKS), TASKS.c.id, ids)}
+    found = {row.id: records.task_of(row) for row in rows_in(connection, _TASKS, ids)}
     _raise_for_missing("task", ids, found)
     return tuple(found[id_] for id_ in ids)
 
@@ -56,7 +57,7 @@ def enqueue(transaction: Transaction, rollouts: Sequence[Rollout], rows: Sequenc
     """Queue rollouts whose ids are new."""
     connection = transaction.connection
     task_ids = [rollout.task_id for rollout in rollouts]
-    found = {row.id for row in rows_in(connection, select(TASKS.c.id), TASKS.c.id, task_ids)}
+    found = {row.id for row in rows_in(connection, _TASK_IDS, task_ids)}
     _raise_for_missing("task", task_ids, found)
     _raise_for_unpublished(connection, rollouts)
     if insert_new(connection, ROLLOUTS, rows):
@@ -69,48 +70,38 @@ def lease(
     """Take queued rollouts, oldest first, after returning leases that ran out."""
     connection = transaction.connection
     expire(transaction, now)
-    queued = select(ROLLOUTS).where(ROLLOUTS.c.state == RolloutState.QUEUED.value)
-    if run_id is not None:
-        queued = queued.where(ROLLOUTS.c.run_id == run_id)
-    taken = connection.execute(queued.order_by(ROLLOUTS.c.seq).limit(limit)).all()
+    queued = _QUEUED if run_id is None else _QUEUED_OF_RUN
+    taken = connection.execute(queued, {"run_id": run_id, "limit": limit}).all()
     if not taken:
         return []
-    ids = [row.id for row in taken]
-    last_number = select(ATTEMPTS.c.rollout_id, func.max(ATTEMPTS.c.number).label("number")).group_by(
-        ATTEMPTS.c.rollout_id
-    )
-    numbers = {row.rollout_id: row.number for row in rows_in(connection, last_number, ATTEMPTS.c.rollout_id, ids)}
-    attempts = [
-        Attempt(
-            id=new_id("at"),
-            rollout_id=id_,
-            number=numbers.get(id_, 0) + 1,
-            worker=worker,
-            state=AttemptState.RUNNING,
-            started_ns=now,
-            lease_expires_ns=now + lease_ns,
+    tasks = get_tasks(connection, [row.task_id for row in taken])
+    leases = [
+        Lease(
+            attempt=Attempt(
+                id=new_id("at"),
+                rollout_id=row.id,
+                number=(row.last_number or 0) + 1,
+                worker=worker,
+                state=AttemptState.RUNNING,
+                started_ns=now,
+                lease_expires_ns=now + lease_ns,
+            ),
+            rollout=dataclasses.replace(records.rollout_of(row), state=RolloutState.RUNNING),
+            task=task,
         )
-        for id_ in ids
+        for row, task in zip(taken, tasks, strict=True)
     ]
-    connection.execute(ATTEMPTS.insert(), [records.attempt_row(attempt) for attempt in attempts])
-    for some in in_portions(ids):
-        connection.execute(update(ROLLOUTS).where(ROLLOUTS.c.id.in_(some)).values(state=RolloutState.RUNNING.value))
-    rollouts = get_rollouts(connection, ids)
-    tasks = get_tasks(connection, [rollout.task_id for rollout in rollouts])
-    return [Lease(attempt, rollout, task) for attempt, rollout, task in zip(attempts, rollouts, tasks, strict=True)]
+    connection.execute(_ADD_ATTEMPT, [records.attempt_row(lease.attempt) for lease in leases])
+    connection.execute(_SET_RUNNING, [{"rollout_id": row.id} for row in taken])
+    return leases
 
 
 def heartbeat(transaction: Transaction, attempt_ids: Sequence[str], *, lease_ns: int, now: int) -> frozenset[str]:
     """Prolong the leases of attempts that run still; gives their ids."""
     held: set[str] = set()
     for some in in_portions(attempt_ids):
-        prolonged = (
-            update(ATTEMPTS)
-            .where(ATTEMPTS.c.id.in_(some), ATTEMPTS.c.state == AttemptState.RUNNING.value)
-            .values(lease_expires_ns=now + lease_ns)
-            .returning(ATTEMPTS.c.id)
-        )
-        held.update(transaction.connection.execute(prolonged).scalars())
+        prolonged = transaction.connection.execute(_PROLONG, {"values": some, "expires_ns": now + lease_ns})
+        held.update(prolonged.scalars())
     return frozenset(held)
 
 
@@ -129,7 +120,7 @@ def finish(
 ) -> Rollout | LeaseLostError:
     """End an attempt. The error that says that its lease was lost is given, not raised: its spans must be kept."""
     connection = transaction.connection
-    row = connection.execute(select(ATTEMPTS).where(ATTEMPTS.c.id == attempt_id)).first()
+    row = connection.execute(_ATTEMPT, {"attempt_id": attempt_id}).first()
     if row is None:
         raise NotFoundError(f"no attempt {attempt_id!r} in this store. Use the id that lease() gave.")
     attempt = records.attempt_of(row)
@@ -153,20 +144,14 @@ def finish(
 
 def give_back(transaction: Transaction, attempt_ids: Sequence[str], *, now: int) -> None:
     """Put leased rollouts back into the queue as if they had not been taken; the attempts do not count."""
-    running = select(ATTEMPTS).where(ATTEMPTS.c.state == AttemptState.RUNNING.value)
-    for row in list(rows_in(transaction.connection, running, ATTEMPTS.c.id, attempt_ids)):
+    for row in list(rows_in(transaction.connection, _RUNNING_AMONG, attempt_ids)):
         error = "the worker went away before it began"
         _end(transaction, records.attempt_of(row), AttemptState.CANCELLED, None, error=error, now=now)
 
 
 def expire(transaction: Transaction, now: int) -> None:
     """End the attempts whose lease ran out."""
-    overdue = (
-        select(ATTEMPTS)
-        .where(ATTEMPTS.c.state == AttemptState.RUNNING.value, ATTEMPTS.c.lease_expires_ns <= now)
-        .order_by(ATTEMPTS.c.lease_expires_ns)
-    )
-    for row in transaction.connection.execute(overdue).all():
+    for row in transaction.connection.execute(_OVERDUE, {"now": now}).all():
         attempt = records.attempt_of(row)
         error = f"worker {attempt.worker!r} sent no heartbeat before its lease ran out"
         _end(transaction, attempt, AttemptState.FAILED, FailureCause.LEASE_EXPIRED, error=error, now=now)
@@ -174,8 +159,7 @@ def expire(transaction: Transaction, now: int) -> None:
 
 def next_expiry(connection: Connection) -> int | None:
     """When the next lease runs out, or None when there is none."""
-    running = ATTEMPTS.c.state == AttemptState.RUNNING.value
-    expiry: int | None = connection.execute(select(func.min(ATTEMPTS.c.lease_expires_ns)).where(running)).scalar()
+    expiry: int | None = connection.execute(_NEXT_EXPIRY).scalar()
     return expiry
 
 
@@ -200,7 +184,7 @@ def cancel(transaction: Transaction, rollout_ids: Sequence[str], *, reason: str,
 
 def get_rollouts(connection: Connection, ids: Sequence[str]) -> tuple[Rollout, ...]:
     """The rollouts of these ids, in this order."""
-    found = {row.id: records.rollout_of(row) for row in rows_in(connection, select(ROLLOUTS), ROLLOUTS.c.id, ids)}
+    found = {row.id: records.rollout_of(row) for row in rows_in(connection, _ROLLOUTS, ids)}
     _raise_for_missing("rollout", ids, found)
     return tuple(found[id_] for id_ in ids)
 
@@ -212,15 +196,14 @@ def list_rollouts(connection: Connection, filters: Mapping[str, Any], after: str
 
 def open_rollouts(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Those of these rollouts that have not ended."""
-    statement = select(ROLLOUTS.c.id, ROLLOUTS.c.state)
-    states = {row.id: RolloutState(row.state) for row in rows_in(connection, statement, ROLLOUTS.c.id, ids)}
+    states = {row.id: RolloutState(row.state) for row in rows_in(connection, _ROLLOUT_STATES, ids)}
     _raise_for_missing("rollout", ids, states)
     return {id_ for id_, state in states.items() if not state.terminal}
 
 
 def get_attempts(connection: Connection, rollout_ids: Sequence[str]) -> dict[str, tuple[Attempt, ...]]:
     """The attempts of each rollout, first to last."""
-    return grouped(connection, ATTEMPTS, ATTEMPTS.c.rollout_id, rollout_ids, [ATTEMPTS.c.number], records.attempt_of)
+    return grouped(connection, _ATTEMPTS_OF_ROLLOUTS, ATTEMPTS.c.rollout_id, rollout_ids, records.attempt_of)
 
 
 def _end(
@@ -237,15 +220,15 @@ def _end(
     """End a running attempt and say what becomes of its rollout."""
     connection = transaction.connection
     connection.execute(
-        update(ATTEMPTS)
-        .where(ATTEMPTS.c.id == attempt.id)
-        .values(
-            state=state.value,
-            ended_ns=now,
-            cause=None if cause is None else cause.value,
-            error=records.storable(error),
-            warnings=records.to_json(list(warnings), f"attempt {attempt.id!r}", "warnings"),
-        )
+        _END_ATTEMPT,
+        {
+            "attempt_id": attempt.id,
+            "state": state.value,
+            "ended_ns": now,
+            "cause": None if cause is None else cause.value,
+            "error": records.storable(error),
+            "warnings": records.to_json(list(warnings), f"attempt {attempt.id!r}", "warnings"),
+        },
     )
     (rollout,) = get_rollouts(connection, [attempt.rollout_id])
     reason: str | None = None
@@ -261,16 +244,17 @@ def _end(
             reason = _what_happened(attempt, _WHY[cause].format(rollout=rollout), error)
             if retry:
                 reason += f" That was the last of {rollout.max_attempts} allowed attempts."
+    finished_ns = now if becomes.terminal else None
+    reason = records.storable(reason)
     connection.execute(
-        update(ROLLOUTS)
-        .where(ROLLOUTS.c.id == rollout.id)
-        .values(state=becomes.value, reason=records.storable(reason), finished_ns=now if becomes.terminal else None)
+        _SET_STATE,
+        {"rollout_id": rollout.id, "state": becomes.value, "reason": reason, "finished_ns": finished_ns},
     )
     if becomes.terminal:
         transaction.ended.add(rollout.id)
     else:
         transaction.queued = True
-    return get_rollouts(connection, [rollout.id])[0]
+    return dataclasses.replace(rollout, state=becomes, reason=reason, finished_ns=finished_ns)
 
 
 _WHY = {
@@ -288,10 +272,8 @@ def _what_happened(attempt: Attempt, why: str, error: str | None) -> str:
 
 def _attempts_left(connection: Connection, rollout: Rollout) -> bool:
     # An attempt that was given back unharmed does not count.
-    failed = select(func.count()).where(
-        ATTEMPTS.c.rollout_id == rollout.id, ATTEMPTS.c.state == AttemptState.FAILED.value
-    )
-    return int(connection.execute(failed).scalar_one()) < rollout.max_attempts
+    failed: int = connection.execute(_COUNT_FAILED, {"rollout_id": rollout.id}).scalar_one()
+    return failed < rollout.max_attempts
 
 
 def _raise_for_missing(kind: str, ids: Sequence[str], found: Any) -> None:
@@ -306,9 +288,8 @@ def _raise_for_unpublished(connection: Connection, rollouts: Sequence[Rollout]) 
     pinned = {(name, version) for rollout in rollouts for name, version in rollout.resources.items()}
     if not pinned:
         return
-    versions = select(RESOURCES.c.name, RESOURCES.c.version)
     names = [name for name, _ in pinned]
-    published = {(row.name, row.version) for row in rows_in(connection, versions, RESOURCES.c.name, names)}
+    published = {(row.name, row.version) for row in rows_in(connection, _VERSIONS, names)}
     missing = sorted(pinned - published)
     if missing:
         raise NotFoundError(
@@ -327,3 +308,68 @@ def checked_end(state: AttemptState) -> AttemptState:
     if state is AttemptState.RUNNING:
         raise StoreError("finish: an attempt cannot end as 'running'; say succeeded, failed or cancelled.")
     return state
+
+
+# Built once: building a statement costs more than running it.
+_OF_ATTEMPT = ATTEMPTS.c.id == bindparam("attempt_id")
+_OF_ROLLOUT = ROLLOUTS.c.id == bindparam("rollout_id")
+_IS_RUNNING = ATTEMPTS.c.state == AttemptState.RUNNING.value
+
+_TASKS = select(TASKS).where(one_of(TASKS.c.id))
+_TASK_IDS = select(TASKS.c.id).where(one_of(TASKS.c.id))
+_VERSIONS = select(RESOURCES.c.name, RESOURCES.c.version).where(one_of(RESOURCES.c.name))
+
+_ROLLOUTS = select(ROLLOUTS).where(one_of(ROLLOUTS.c.id))
+_ROLLOUT_STATES = select(ROLLOUTS.c.id, ROLLOUTS.c.state).where(one_of(ROLLOUTS.c.id))
+_LAST_NUMBER = (
+    select(func.max(ATTEMPTS.c.number))
+    .where(ATTEMPTS.c.rollout_id == ROLLOUTS.c.id)
+    .scalar_subquery()
+    .label("last_number")
+)
+_QUEUED = (
+    select(ROLLOUTS, _LAST_NUMBER)
+    .where(ROLLOUTS.c.state == RolloutState.QUEUED.value)
+    .order_by(ROLLOUTS.c.seq)
+    .limit(bindparam("limit"))
+)
+_QUEUED_OF_RUN = _QUEUED.where(ROLLOUTS.c.run_id == bindparam("run_id"))
+_SET_RUNNING = update(ROLLOUTS).where(_OF_ROLLOUT).values(state=RolloutState.RUNNING.value)
+_SET_STATE = (
+    update(ROLLOUTS)
+    .where(_OF_ROLLOUT)
+    .values(state=bindparam("state"), reason=bindparam("reason"), finished_ns=bindparam("finished_ns"))
+)
+
+_ADD_ATTEMPT = ATTEMPTS.insert()
+_ATTEMPT = select(ATTEMPTS).where(_OF_ATTEMPT)
+_ATTEMPTS_OF_ROLLOUTS = select(ATTEMPTS).where(one_of(ATTEMPTS.c.rollout_id)).order_by(ATTEMPTS.c.number)
+_RUNNING_AMONG = select(ATTEMPTS).where(_IS_RUNNING, one_of(ATTEMPTS.c.id))
+_OVERDUE = (
+    select(ATTEMPTS)
+    .where(_IS_RUNNING, ATTEMPTS.c.lease_expires_ns <= bindparam("now"))
+    .order_by(ATTEMPTS.c.lease_expires_ns)
+)
+_NEXT_EXPIRY = select(func.min(ATTEMPTS.c.lease_expires_ns)).where(_IS_RUNNING)
+_COUNT_FAILED = (
+    select(func.count())
+    .select_from(ATTEMPTS)
+    .where(ATTEMPTS.c.rollout_id == bindparam("rollout_id"), ATTEMPTS.c.state == AttemptState.FAILED.value)
+)
+_PROLONG = (
+    update(ATTEMPTS)
+    .where(_IS_RUNNING, one_of(ATTEMPTS.c.id))
+    .values(lease_expires_ns=bindparam("expires_ns"))
+    .returning(ATTEMPTS.c.id)
+)
+_END_ATTEMPT = (
+    update(ATTEMPTS)
+    .where(_OF_ATTEMPT)
+    .values(
+        state=bindparam("state"),
+        ended_ns=bindparam("ended_ns"),
+        cause=bindparam("cause"),
+        error=bindparam("error"),
+        warnings=bindparam("warnings"),
+    )
+)

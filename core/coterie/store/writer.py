@@ -7,10 +7,11 @@ fails takes nothing with it.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import sqlite3
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
@@ -40,23 +41,8 @@ class Transaction:
     """Filled by a write with the rollouts that it ended."""
 
 
-@dataclass(slots=True, eq=False)
-class _Job(Generic[Result]):
-    write: Callable[[Transaction], Result]
-    future: Future[Result]
-    result: Any = None
-    error: Exception | None = None
-    transaction: Transaction | None = None
-
-    def resolve(self) -> None:
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
-
-
 class Writer:
-    """Takes writes from any thread and runs them one after another."""
+    """Takes writes from any thread and event loop and runs them one after another."""
 
     def __init__(
         self,
@@ -84,18 +70,31 @@ class Writer:
         self._thread = Thread(target=self._run, name=f"coterie-store-writer {path.name}", daemon=True)
         self._thread.start()
 
-    def submit(self, write: Callable[[Transaction], Result]) -> Future[Result]:
-        """Run ``write`` in a savepoint; the future resolves after the commit, with its result or its error.
+    async def write(
+        self,
+        write: Callable[[Transaction], Result],
+        *,
+        undo: Callable[[Transaction, Result], None] | None = None,
+    ) -> Result:
+        """Run ``write`` in a savepoint and return its result after the commit.
+
+        A call that is cancelled before its write began leaves it out. If the write was done by then, ``undo`` takes
+        it back.
 
         Raises:
-            StoreError: the store is closed.
+            StoreError: the store is closed, or a value cannot be stored.
+            StoreUnavailableError: the database cannot be written. Nothing was changed.
         """
-        job = _Job(write, Future())
-        with self._lock:
-            if self._closed:
-                raise StoreError(f"store {self._path}: it is closed. Connect again.")
-            self._jobs.put(job)
-        return job.future
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        job = _Job(write, undo, future)
+        self._put(job)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # The result may have come in the very moment in which the caller was cancelled.
+            if future.done() and not future.cancelled():
+                self._take_back([job])
+            raise
 
     def look_around(self) -> None:
         """Make the thread notice that somebody waits, so that it watches for changes by other processes."""
@@ -108,6 +107,12 @@ class Writer:
                 self._closed = True
                 self._jobs.put(None)
         self._thread.join()
+
+    def _put(self, job: _Job[Any]) -> None:
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"store {self._path}: it is closed. Connect again.")
+            self._jobs.put(job)
 
     def _run(self) -> None:
         try:
@@ -125,7 +130,7 @@ class Writer:
         try:
             job = self._jobs.get(timeout=self._watch_seconds if self._wakeups else None)
             while job is not None:
-                if job is not _LOOK and job.future.set_running_or_notify_cancel():
+                if job is not _LOOK and not job.abandoned():
                     group.append(job)
                 if len(group) == LARGEST_GROUP:
                     return group
@@ -157,12 +162,11 @@ class Writer:
                     self._commit([job])
             return
         self._announce(group)
-        for job in group:
-            job.resolve()
+        self._resolve(group)
 
     def _run_in_savepoint(self, job: _Job[Any]) -> None:
         """Run one write. Raises sqlite3.Error only when the whole transaction is lost."""
-        self._driver.execute("SAVEPOINT write_")
+        self._driver.execute("SAVEPOINT one_write")
         job.transaction = Transaction(self._connection)
         job.result = job.error = None
         try:
@@ -173,8 +177,8 @@ class Writer:
                 raise cause from None
             wrong_value = isinstance(error, (StatementError, UnicodeError, OverflowError, sqlite3.Error))
             job.error = refused(error, self._path) if wrong_value else error
-            self._driver.execute("ROLLBACK TO write_")
-        self._driver.execute("RELEASE write_")
+            self._driver.execute("ROLLBACK TO one_write")
+        self._driver.execute("RELEASE one_write")
 
     def _roll_back(self) -> None:
         if self._driver.in_transaction:
@@ -183,7 +187,7 @@ class Writer:
     def _fail(self, group: list[_Job[Any]], error: sqlite3.Error) -> None:
         for job in group:
             job.error = unavailable(error, self._path, self._lock_timeout_seconds)
-            job.resolve()
+        self._resolve(group)
 
     def _announce(self, group: list[_Job[Any]]) -> None:
         if not self._wakeups:
@@ -197,6 +201,29 @@ class Writer:
         if queued or ended:
             self._wakeups.announce(queued=queued, ended=ended)
 
+    def _resolve(self, group: list[_Job[Any]]) -> None:
+        """Tell the callers, with one wake-up of each event loop: a wake-up costs more than a small write."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
+        for job in group:
+            if job.future is not None:
+                by_loop.setdefault(job.future.get_loop(), []).append(job)
+        for loop, jobs in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(self._hand_over, jobs)
+            except RuntimeError:  # The loop was closed, its callers are gone.
+                self._take_back(jobs)
+
+    def _hand_over(self, jobs: Sequence[_Job[Any]]) -> None:
+        """Runs on the callers' loop."""
+        self._take_back([job for job in jobs if not job.hand_over()])
+
+    def _take_back(self, jobs: Sequence[_Job[Any]]) -> None:
+        for job in jobs:
+            if job.undo is not None and job.error is None:
+                # A closed store raises: then it stays, and for a lease its time runs out.
+                with suppress(StoreError):
+                    self._put(job.undoing())
+
     def _notice_others(self) -> None:
         version = self._data_version()
         if version != self._seen_version:
@@ -208,4 +235,34 @@ class Writer:
         return int(self._driver.execute("PRAGMA data_version").fetchone()[0])
 
 
-_LOOK: _Job[Any] = _Job(lambda _transaction: None, Future())
+@dataclass(slots=True, eq=False)
+class _Job(Generic[Result]):
+    write: Callable[[Transaction], Result]
+    undo: Callable[[Transaction, Result], None] | None = None
+    future: asyncio.Future[Result] | None = None
+    """The caller's; None when nobody waits for the outcome."""
+    result: Any = None
+    error: Exception | None = None
+    transaction: Transaction | None = None
+
+    def abandoned(self) -> bool:
+        return self.future is not None and (self.future.done() or self.future.get_loop().is_closed())
+
+    def hand_over(self) -> bool:
+        """Give the outcome to the caller; False when it is gone."""
+        if self.future is None or self.future.done():
+            return False
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+        return True
+
+    def undoing(self) -> _Job[None]:
+        undo, result = self.undo, self.result
+        assert undo is not None  # noqa: S101 - the caller looked
+        return _Job(lambda transaction: undo(transaction, result))
+
+
+_LOOK: _Job[None] = _Job(lambda _transaction: None)
+"""In the queue it only makes the thread look around."""
