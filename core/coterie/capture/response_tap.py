@@ -28,14 +28,12 @@ def tap(response: Any, call: LLMCall, *, streamed: bool) -> None:
         streamed: True for server-sent events, False for one JSON body.
     """
     ear = _Ear(call, _Events(call.api) if streamed else _WholeBody())
-    kind = type(response)
-    # Nothing of ours may keep the response alive: thrown away, it is to vanish as it would without us.
-    response_ref = weakref.ref(response)
+    own = {name: getattr(response, name) for name in ("iter_bytes", "aiter_bytes", "close", "aclose")}
 
     def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
         try:
             ear.reading = True
-            for chunk in kind.iter_bytes(response_ref(), *args, **kwargs):
+            for chunk in own["iter_bytes"](*args, **kwargs):
                 ear.hear(chunk)
                 ear.reading = False
                 yield chunk
@@ -50,7 +48,7 @@ def tap(response: Any, call: LLMCall, *, streamed: bool) -> None:
     async def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
         try:
             ear.reading = True
-            async for chunk in kind.aiter_bytes(response_ref(), *args, **kwargs):
+            async for chunk in own["aiter_bytes"](*args, **kwargs):
                 ear.hear(chunk)
                 ear.reading = False
                 yield chunk
@@ -64,18 +62,19 @@ def tap(response: Any, call: LLMCall, *, streamed: bool) -> None:
 
     def close() -> None:
         try:
-            kind.close(response_ref())
+            own["close"]()
         finally:
             ear.closed()
 
     async def aclose() -> None:
         try:
-            await kind.aclose(response_ref())
+            await own["aclose"]()
         finally:
             ear.closed()
 
     response.iter_bytes, response.aiter_bytes = iter_bytes, aiter_bytes
     response.close, response.aclose = close, aclose
+    # The ear must not hold the response: else this would keep it alive for ever.
     weakref.finalize(response, ear.end)
 
 
