@@ -95,7 +95,11 @@ def config(**training: Any) -> TrainConfig:
 
 
 async def run_loop(
-    folder: Path, app: str, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, settings: TrainConfig | None = None
+    folder: Path,
+    app: str,
+    backend: ScriptedBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: TrainConfig | None = None,
 ) -> Run:
     monkeypatch.setattr(loop, "make_backend", lambda *_: backend)
     return await asyncio.wait_for(

@@ -177,6 +177,9 @@ class _Loop:
 
     async def _train(self, first: int) -> None:
         training = self.config.training
+        looks = {row.step for row in await self.store.get_metrics(self.record.id, stage="val")}
+        if first > 1 and self._look_is_due(first - 1, seconds=0.0) and first - 1 not in looks:
+            await self._validate(first - 1)
         earlier = await self.store.get_metrics(self.record.id)
         seconds = sum(_number(row.values.get("seconds")) for row in earlier if row.step < first)
         empty = 0
@@ -184,24 +187,39 @@ class _Loop:
         if first > 1:
             self.progress.advance(first - 1)
         for step in range(first, training.steps + 1):
-            if training.max_seconds is not None and seconds >= training.max_seconds:
+            if self._time_is_up(seconds):
                 self.progress.note(f"stopped after {step - 1} steps: training.max_seconds = {training.max_seconds:g}")
                 break
             started = time.monotonic()
             figures = await self._step(step)
-            figures["seconds"] = time.monotonic() - started
-            seconds += figures["seconds"]
+            # Before the checkpoint: a step that has one is never made again, so its figures must be there.
             await self.store.add_metrics([Metrics(self.record.id, step, figures)])
+            saving = time.monotonic()
+            if step % training.checkpoint_every == 0:
+                await self.backend.save(self.workspace.checkpoint(step))
+                self.workspace.prune_checkpoints(keep=await self._validated_steps(best_only=True))
+            now = time.monotonic()
+            figures |= {"save_seconds": now - saving, "seconds": now - started}
+            await self.store.add_metrics([Metrics(self.record.id, step, figures)])
+            seconds += figures["seconds"]
             empty = 0 if figures["rows"] else empty + 1
             if empty >= training.stop_after_empty_steps:
                 raise NothingToTrainError(self._why_empty(empty, figures))
-            last = step == training.steps or (training.max_seconds is not None and seconds >= training.max_seconds)
-            if step % self.config.evaluation.every == 0 or last:
-                validation = await self._validate(step)
-                seconds += validation["seconds"]
-                self.progress.advance(1, success=figures["success"], validation=validation["success"])
-            else:
-                self.progress.advance(1, success=figures["success"])
+            shown = {"success": figures["success"]}
+            if self._look_is_due(step, seconds):
+                look = await self._validate(step)
+                seconds += look["seconds"]
+                shown["validation"] = look["success"]
+            self.progress.advance(1, **shown)
+
+    def _look_is_due(self, step: int, seconds: float) -> bool:
+        """True where the validation split is to be looked at: every so many steps, and after the last."""
+        last = step == self.config.training.steps or self._time_is_up(seconds)
+        return last or step % self.config.evaluation.every == 0
+
+    def _time_is_up(self, seconds: float) -> bool:
+        limit = self.config.training.max_seconds
+        return limit is not None and seconds >= limit
 
     async def _step(self, step: int) -> dict[str, float]:
         config = self.config
@@ -253,10 +271,6 @@ class _Loop:
             if rows:
                 await self._publish(policy)
         clock.lap("sync_seconds")
-        if step % config.training.checkpoint_every == 0:
-            await self.backend.save(self.workspace.checkpoint(step))
-            self.workspace.prune_checkpoints(keep=await self._validated_steps(best_only=True))
-        clock.lap("save_seconds")
         rewards = [reward for episode in episodes for reward in episode.rewards if reward.name == credit.name]
         by_role: dict[str, list[float]] = defaultdict(list)
         for reward in rewards:
@@ -401,7 +415,9 @@ def make_backend(config: TrainConfig, workspace: Workspace, folder: Path) -> Bac
         raise ConfigError(f"backend.kind: no backend {config.backend.kind!r}; there are: {', '.join(sorted(found))}.")
     policies = {}
     for name, policy in config.policies.items():
-        path = next((base / policy.model for base in (folder, workspace.folder) if (base / policy.model).exists()), None)
+        path = next(
+            (base / policy.model for base in (folder, workspace.folder) if (base / policy.model).exists()), None
+        )
         policies[name] = policy if path is None else policy.model_copy(update={"model": str(path.resolve())})
     make = found[config.backend.kind].load()
     return cast(
