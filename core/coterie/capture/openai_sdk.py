@@ -155,8 +155,8 @@ def _note_response(arguments: Mapping[str, Any]) -> None:
         if not arguments["stream"] and response.is_closed:
             exchange.content = response.content
         else:
-            exchange.unread = True
             tap(response, exchange.call, streamed=bool(arguments["stream"]))
+            exchange.unread = True
     except Exception:  # noqa: BLE001 - the answer reaches the user all the same
         note_fault("The response of an LLM call could not be recorded")
 
