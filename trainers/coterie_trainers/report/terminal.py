@@ -1,0 +1,157 @@
+"""The report on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.columns import Columns
+from rich.console import Console, RenderableType
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from coterie.vocabulary import RunState
+from coterie_trainers.report.figures import Figures
+from coterie_trainers.report.pairs import EpisodePair, ShownEpisode
+from coterie_trainers.report.places import Places, listed_places, next_commands
+from coterie_trainers.report.plot import plot_curve
+from coterie_trainers.report.wording import (
+    cost_lines,
+    headline,
+    health_lines,
+    number,
+    percent,
+    percent_interval,
+    points_interval,
+    visible,
+)
+
+
+def print_report(figures: Figures, places: Places, console: Console) -> None:
+    """Print everything, top down: the result, then where it comes from, then what to do."""
+    for part in _parts(figures, places, console.width):
+        console.print(part, highlight=False)
+
+
+def _parts(figures: Figures, places: Places, width: int) -> Iterator[RenderableType]:
+    yield Rule(Text(visible(f"{figures.run.name} · {figures.run.id}")))
+    yield Text(headline(figures), style="bold green" if figures.run.state is RunState.SUCCEEDED else "bold yellow")
+    yield _title("Success (95 % intervals over tasks; difference in percentage points)")
+    yield _success(figures)
+    plot = plot_curve(figures.curve, width=min(width, 90))
+    if plot:
+        yield _title("Success by training step (· its own rollouts, ◆ validation)")
+        yield Text(plot)
+    if figures.families:
+        yield _title("By family (sampled)")
+        yield _families(figures)
+    if figures.roles:
+        yield _title("By role (sampled)")
+        yield _roles(figures)
+    if figures.pairs:
+        yield _title("Episodes before and after")
+        for pair in figures.pairs:
+            yield _pair(pair, width)
+    yield _title("Health")
+    for good, line in health_lines(figures):
+        yield Text(f"{'✓' if good else '!'} {visible(line)}", style="" if good else "bold yellow")
+    yield _title("Costs")
+    for line in cost_lines(figures):
+        yield Text(visible(line))
+    yield _title("Where everything lies")
+    yield _listing(listed_places(figures, places))
+    yield _title("What to run next")
+    for command, purpose in next_commands(figures, places):
+        yield Text(f"  {visible(command)}", style="bold").append(f"   {visible(purpose)}", style="not bold dim")
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", style="bold cyan")
+
+
+def _success(figures: Figures) -> Table:
+    table = _table("test split", "before", "after", "difference", "tasks")
+    for decoding, measured in figures.decodings.items():
+        tasks = measured.after or measured.before
+        table.add_row(
+            decoding,
+            percent_interval(measured.before),
+            percent_interval(measured.after),
+            points_interval(measured.difference),
+            str(tasks.tasks) if tasks else "–",
+        )
+    return table
+
+
+def _families(figures: Figures) -> Table:
+    table = _table("family", "before", "after", "tasks")
+    for family in figures.families:
+        table.add_row(Text(visible(family.family)), percent(family.before), percent(family.after), str(family.tasks))
+    return table
+
+
+def _roles(figures: Figures) -> Table:
+    table = _table("role", "reward before", "after", "calls a rollout", "after", "calls of the run")
+    for role in figures.roles:
+        table.add_row(
+            Text(visible(role.role)),
+            number(role.reward_before),
+            number(role.reward_after),
+            number(role.calls_before),
+            number(role.calls_after),
+            f"{role.calls:,}",
+        )
+    return table
+
+
+def _pair(pair: EpisodePair, width: int) -> RenderableType:
+    family = f" · {pair.family}" if pair.family else ""
+    head = Text(f"{pair.title}{visible(family)} ({pair.decoding})\n", style="bold")
+    head.append(visible(pair.input, lines=6), style="not bold")
+    if pair.reference:
+        head.append(f"\n{visible(pair.reference, lines=6)}", style="not bold dim")
+    wide = width >= 90
+    half = (width - 6) // 2 if wide else width - 4
+    sides = [_episode("before", pair.before, half), _episode("after", pair.after, half)]
+    table = Table.grid(padding=(0, 1))
+    table.add_row(head)
+    table.add_row(Columns(sides, expand=False) if wide else _stacked(sides))
+    return table
+
+
+def _stacked(parts: Sequence[RenderableType]) -> Table:
+    grid = Table.grid()
+    for part in parts:
+        grid.add_row(part)
+    return grid
+
+
+def _episode(name: str, episode: ShownEpisode, width: int) -> Panel:
+    text = Text()
+    for role, said in episode.turns:
+        text.append(f"{visible(role)}: ", style="bold")
+        text.append(f"{visible(said, lines=12)}\n")
+    text.rstrip()
+    outcome = "won" if episode.won else "lost"
+    return Panel(
+        text if episode.turns else Text("no call", style="dim"),
+        title=f"{name}: {outcome}",
+        border_style="green" if episode.won else "red",
+        width=width,
+    )
+
+
+def _listing(rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(f"  {visible(name)}", Text(visible(value), overflow="fold"))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(Text(first))
+    for name in others:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    return table
