@@ -34,6 +34,7 @@ from coterie_langchain.identity import (
     is_part_of_agent,
     kind_of_graph,
     name_of_graph_agent,
+    parent_of_new_run,
     speaker_in,
     starts_node,
     tool_caller,
@@ -107,7 +108,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         if self._leaves_out(run_id):
             return
         metadata = metadata or {}
-        parent = open_runs.get(parent_run_id)
+        parent = parent_of_new_run(parent_run_id)
         run = Run(
             id=run_id,
             kind=RunKind.CHAIN,
@@ -166,7 +167,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         """A tool is called."""
         if self._leaves_out(run_id):
             return
-        parent = open_runs.get(parent_run_id)
+        parent = parent_of_new_run(parent_run_id)
         identity = tool_caller(parent, tool_call_id)
         tool_name = (serialized or {}).get("name") or name or "tool"
         attributes = {names.OPERATION: names.EXECUTE_TOOL, names.TOOL_NAME: tool_name}
@@ -289,7 +290,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
     ) -> None:
         if self._leaves_out(run_id):
             return
-        parent = open_runs.get(parent_run_id)
+        parent = parent_of_new_run(parent_run_id)
         identity = speaker_in(parent)
         span = parent.span if parent else None
         announced = announced_call() if batch_size > 1 else None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
+from coterie.capture.faults import note_fault
 from coterie.roles import Identity, child_identity, current_identity
 from coterie_langchain.runs import Run, RunKind, open_runs
 
@@ -101,8 +103,17 @@ def tool_caller(run: Run | None, tool_call_id: str | None) -> Identity | None:
 
 def identity_of_running_code() -> Identity | None:
     """Who acts in a node or tool, for code in it that calls a model without LangChain."""
-    run = running_run()
+    try:
+        run = running_run()
+    except Exception:  # noqa: BLE001 - it is asked wherever an identity is needed, in the midst of the user's code
+        note_fault("LangChain's running node could not be found")
+        return None
     return None if run is None else run.identity
+
+
+def parent_of_new_run(parent_run_id: UUID | None) -> Run | None:
+    """The open run below which one starts. Callbacks given by hand inside a node hide it from LangChain, not from us."""
+    return running_run() if parent_run_id is None else open_runs.get(parent_run_id)
 
 
 def running_run() -> Run | None:
