@@ -56,6 +56,9 @@ def turn_lists(draw: st.DrawFn) -> list[CreditedTurn]:
             before = ends.get((role, path), []) if draw(st.integers(0, 3)) else []
             between = draw(st.lists(st.integers(0, 1), max_size=2)) if before else draw(ids)
             prompt, response = [*before, *between], draw(ids)
+            if draw(st.integers(0, 3)) == 0:
+                place = draw(st.integers(0, len(prompt) - 1)) if prompt else 0
+                prompt[place : place + 1] = [1 - token for token in prompt[place : place + 1]]
             known = draw(st.integers(0, 5)) > 0
             turns.append(
                 turn(
@@ -238,8 +241,15 @@ def test_interleaved_threads_of_one_path_are_each_merged() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"path": "boss/coder"}, {"version": 2}, {"role": "reviewer"}, {"prompt": [1, 2, 3, 4, 6, 9]}, {"prompt": [1, 2]}],
-    ids=["other path", "other version", "other role", "other token", "a prefix of the first"],
+    [
+        {"path": "boss/coder"},
+        {"version": 2},
+        {"role": "reviewer"},
+        {"prompt": [1, 2, 3, 4, 6, 9]},
+        {"prompt": [1, 8, 3, 4, 5, 9]},
+        {"prompt": [1, 2, 3, 4]},
+    ],
+    ids=["other path", "other version", "other role", "other answer", "other prompt", "shorter"],
 )
 def test_what_does_not_continue_exactly_stays_apart(change: dict) -> None:
     first = turn(call_id="a", prompt=[1, 2, 3], response=[4, 5])

@@ -13,7 +13,7 @@ from coterie_trainers.intervals import difference_interval, mean_interval
 
 tables = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3),
-    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=4),
+    st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.7, 1.0]), min_size=1, max_size=4),
     min_size=1,
     max_size=8,
 )

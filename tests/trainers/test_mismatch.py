@@ -40,7 +40,7 @@ def test_equal_policies_have_none() -> None:
 
 
 def test_a_tiny_difference_is_not_lost_in_rounding() -> None:
-    assert mismatch([-1.0], [-1.0 + 1e-9], [1]).k3 == pytest.approx(5e-19, rel=1e-3)
+    assert mismatch([-1.0], [-1.0 + 1e-9], [1]).k3 == pytest.approx(5e-19, rel=1e-3, abs=0)
 
 
 @given(rollout=logprobs, actor=logprobs, mask=masks)
