@@ -40,7 +40,8 @@ def load_app(spec: str, *, folder: Path | None = None) -> RolloutFunction[..., A
         origin = f"{place}:{name}"
     found = getattr(module, name, None)
     if isinstance(found, RolloutFunction):
-        return RolloutFunction(found.function, origin)
+        found.found_at(origin)
+        return found
     if inspect.isroutine(found):
         return RolloutFunction(found, origin)
     problem = f"there is no {name!r}" if found is None else f"{name!r} is no function but {type(found).__name__}"

@@ -76,6 +76,10 @@ class RolloutFunction(Generic[P, R]):
         call: Callable[..., Any] = self.function
         return call(**{name: getattr(given, name) for name in self.asks_for})
 
+    def found_at(self, origin: str) -> None:
+        """Remember where it was loaded from."""
+        self._origin = origin
+
     @property
     def origin(self) -> str:
         """Where another process finds it: ``file.py:name`` or ``package.module:name``, as ``load_app`` takes it.

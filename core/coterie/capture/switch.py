@@ -45,6 +45,7 @@ def instrument(
         if roles is not None:
             _state.former_roles = _state.former_roles or roles_module._role_map
             set_role_map(roles)
+        _state.on = True
         _state.rules = _state.rules.stricter(ContentRules(capture_content, mask))
         set_content_rules(_state.rules)
         if importlib.util.find_spec("openai") is not None:
@@ -73,12 +74,19 @@ def uninstrument() -> None:
         _state.former_roles = None
         _state.rules = ContentRules()
         set_content_rules(_state.rules)
+        _state.on = False
+
+
+def instrumented() -> bool:
+    """True from ``instrument()`` until ``uninstrument()``."""
+    return _state.on
 
 
 @dataclass(slots=True)
 class _State:
     """What is switched on now."""
 
+    on: bool = False
     plugins: dict[str, Any] = field(default_factory=dict)
     """Entry point name to instrumentor."""
     former_roles: RoleMap | None = None

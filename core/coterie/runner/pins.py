@@ -1,0 +1,94 @@
+"""From the resource versions that a rollout is pinned to, to the endpoints and prompts of its attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from coterie.errors import ConfigError, NotFoundError
+from coterie.scope import PromptVersion
+from coterie.store.base import Store
+from coterie.vocabulary import Endpoint, Resource, ResourceKind, Rollout
+
+CACHED_PINS = 64
+"""Sets of pins that are remembered. A training step adds one; versions never change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The resources of one set of pins."""
+
+    endpoints: Mapping[str, Endpoint]
+    """Resource name to endpoint."""
+    prompts: Mapping[str, PromptVersion]
+    """Role to prompt."""
+
+
+class Pins:
+    """Looks up pinned resources, each version once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[tuple[str, int], ...], Pinned] = {}
+        self._lock = asyncio.Lock()
+
+    async def resolve(self, rollout: Rollout) -> Pinned:
+        """What a rollout is pinned to.
+
+        Raises:
+            ConfigError: a pinned resource does not exist, or its content is not what its kind asks for.
+            StoreUnavailableError: the store cannot be read now.
+        """
+        key = tuple(sorted(rollout.resources.items()))
+        async with self._lock:
+            if key not in self._known:
+                if len(self._known) >= CACHED_PINS:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = await self._looked_up(key, rollout.id)
+            return self._known[key]
+
+    async def _looked_up(self, key: tuple[tuple[str, int], ...], rollout_id: str) -> Pinned:
+        endpoints: dict[str, Endpoint] = {}
+        prompts: dict[str, PromptVersion] = {}
+        for name, version in key:
+            try:
+                resource = await self._store.get_resource(name, version)
+            except NotFoundError as error:
+                raise ConfigError(
+                    f"Rollout {rollout_id} is pinned to resource {name!r} version {version}, which the store does not "
+                    f"have: {error}"
+                ) from error
+            if resource.kind is ResourceKind.ENDPOINT:
+                endpoints[name] = _endpoint(resource)
+            elif resource.kind is ResourceKind.PROMPT:
+                role, prompt = _prompt(resource)
+                prompts[role] = prompt
+        return Pinned(endpoints, prompts)
+
+
+def _endpoint(resource: Resource) -> Endpoint:
+    content: dict[str, Any] = dict(resource.content)
+    known = {field.name for field in fields(Endpoint)}
+    problems = [f"it lacks {name!r}" for name in ("base_url", "model", "policy") if not content.get(name)]
+    problems += [f"it has the unknown key {name!r}" for name in content if name not in known]
+    if isinstance(content.get("roles"), str):
+        problems.append("'roles' must be a list")
+    if problems:
+        raise ConfigError(
+            f"Resource {resource.name!r} version {resource.version} is no endpoint: {'; '.join(problems)}. "
+            f"An endpoint has {', '.join(sorted(known))}."
+        )
+    return Endpoint(**content)
+
+
+def _prompt(resource: Resource) -> tuple[str, PromptVersion]:
+    text = resource.content.get("text")
+    role = resource.content.get("role") or resource.name
+    if not isinstance(text, str) or not isinstance(role, str):
+        raise ConfigError(
+            f"Resource {resource.name!r} version {resource.version} is no prompt: its content must be "
+            "{'text': …, 'role': …}, both texts."
+        )
+    return role, PromptVersion(resource.name, resource.version, text)
