@@ -396,8 +396,9 @@ class SqliteStore(Store):
         connection = sqlite3.connect(
             self.path, timeout=self._lock_timeout_seconds, isolation_level=None, check_same_thread=False
         )
-        # FULL: a commit returns when the write-ahead log is on disk.
-        for pragma in ("synchronous = FULL", "foreign_keys = ON", "cache_size = -32000", "temp_store = MEMORY"):
+        # FULL: a commit returns when the write-ahead log is on disk. 8192: a span of an LLM call has about 3 kB, of
+        # which the default page would hold only one.
+        for pragma in ("page_size = 8192", "synchronous = FULL", "foreign_keys = ON", "cache_size = -32000", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
