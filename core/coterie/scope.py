@@ -7,22 +7,28 @@ hundreds of attempts may run side by side in one process.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 from typing import Protocol
 
 from coterie.vocabulary import JSON, Endpoint, Mode, Reward, Span
 
 
 class SpanSink(Protocol):
-    """Takes finished spans and rewards; must not block and must be safe to call from any thread."""
+    """Takes finished spans and rewards; must not block and must be safe to call from any thread, even in the middle of
+    itself: a thrown-away stream ends its span from within a garbage collection. So lock with an ``RLock``.
+    """
 
-    def add_span(self, span: Span) -> None: ...
+    def add_span(self, span: Span) -> None:
+        """Take a finished span."""
+        ...
 
-    def add_reward(self, reward: Reward) -> None: ...
+    def add_reward(self, reward: Reward) -> None:
+        """Take a reward."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,8 @@ class AttemptScope:
     sampling: Mapping[str, JSON] = field(default_factory=dict)
     calls: list[CallSummary] = field(default_factory=list)
     _turns: Counter[str] = field(default_factory=Counter)
-    _lock: Lock = field(default_factory=Lock)
+    _open_calls: dict[str, Callable[[], None]] = field(default_factory=dict)
+    _lock: RLock = field(default_factory=RLock)
 
     def endpoint_for(self, role: str) -> Endpoint | None:
         """The endpoint that serves a role: one that names it, else one for all roles, else None (call as the user wrote)."""
@@ -85,6 +92,21 @@ class AttemptScope:
         """Remember a finished call."""
         with self._lock:
             self.calls.append(call)
+
+    def open_call(self, call_id: str, end: Callable[[], None]) -> None:
+        """Note a call that is under way, and what ends it. A second note replaces the first."""
+        self._open_calls[call_id] = end
+
+    def close_call(self, call_id: str) -> None:
+        """Note that a call has ended."""
+        self._open_calls.pop(call_id, None)
+
+    def end_open_calls(self) -> None:
+        """End the calls that are still under way, with what has come of their answers: streams left half-read, requests
+        that hang. For the runner, before it takes the attempt's last spans.
+        """
+        for end in list(self._open_calls.values()):
+            end()
 
 
 _scope: ContextVar[AttemptScope | None] = ContextVar("coterie_scope", default=None)

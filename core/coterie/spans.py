@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from threading import Lock
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -109,18 +109,20 @@ _STATUS = {
     StatusCode.ERROR: SpanStatus.ERROR,
 }
 
-_provider_lock = Lock()
-_joined_providers: WeakSet[TracerProvider] = WeakSet()
-"""Providers that our processor was added to."""
+_tracers: WeakKeyDictionary[TracerProvider, Tracer] = WeakKeyDictionary()
+"""Our tracer of each provider that our processor was added to."""
+_tracers_lock = Lock()
 
 
 def _tracer_of(provider: TracerProvider) -> Tracer:
-    if provider not in _joined_providers:
-        with _provider_lock:
-            if provider not in _joined_providers:
-                provider.add_span_processor(AttemptSpanProcessor())
-                _joined_providers.add(provider)
-    return provider.get_tracer("coterie")
+    known = _tracers.get(provider)
+    if known is not None:
+        return known
+    with _tracers_lock:
+        if provider not in _tracers:
+            provider.add_span_processor(AttemptSpanProcessor())
+            _tracers[provider] = provider.get_tracer("coterie")
+        return _tracers[provider]
 
 
 @cache

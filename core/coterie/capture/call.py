@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
@@ -28,7 +28,9 @@ ERROR_MESSAGE_LIMIT = 2000
 
 
 class LLMCall:
-    """One LLM call. Made before the request leaves; ends once, by ``answered`` or ``failed``, whichever comes first."""
+    """One LLM call. Made before the request leaves; ends once, by ``answered`` or ``failed`` or with its attempt, whichever
+    comes first.
+    """
 
     def __init__(self, api: Api, body: Mapping[str, Any], *, provider: str) -> None:
         """Take up a call with the present identity, attempt and announcement, and open its span.
@@ -66,6 +68,7 @@ class LLMCall:
         )
         if announced:
             announced.captured = True
+        self.on_abandonment(self._abandoned)
 
     @property
     def rewritten(self) -> bool:
@@ -86,6 +89,11 @@ class LLMCall:
         if isinstance(key, str) and len(key) >= 8:
             self._secrets.add(key)
 
+    def on_abandonment(self, end: Callable[[], None]) -> None:
+        """Set what ends the call if the attempt ends before it."""
+        if self.scope is not None:
+            self.scope.open_call(self.id, end)
+
     def responded(self, response: Any) -> None:
         """Note what the raw HTTP response of the last try says beside its body. Does not keep it."""
         version = response.headers.get(names.HEADER_POLICY_VERSION, "")
@@ -96,7 +104,7 @@ class LLMCall:
 
     def answered(self, body: Mapping[str, Any] | None) -> None:
         """End the call with the body that came back; None when nobody read it."""
-        if not self._ended.acquire(blocking=False):
+        if not self._first_to_end():
             return
         try:
             answer = read_answer(self.api, body) if body is not None else Answer()
@@ -112,7 +120,7 @@ class LLMCall:
 
     def failed(self, error: BaseException, partial: Mapping[str, Any] | None = None) -> None:
         """End the call with the error that the SDK raises, and with what had come back before it."""
-        if not self._ended.acquire(blocking=False):
+        if not self._first_to_end():
             return
         try:
             self._set_error(type(error).__name__, str(error))
@@ -126,6 +134,17 @@ class LLMCall:
             note_fault("The error of an LLM call could not be recorded")
         finally:
             self._span.end()
+
+    def _abandoned(self) -> None:
+        if not self._first_to_end():
+            return
+        self._set_error("Abandoned", "The attempt ended before the answer came.")
+        self._span.end()
+
+    def _first_to_end(self) -> bool:
+        if self.scope is not None:
+            self.scope.close_call(self.id)
+        return self._ended.acquire(blocking=False)
 
     def _rewritten(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self.rewritten:

@@ -76,6 +76,7 @@ def tap(response: Any, call: LLMCall, *, streamed: bool) -> None:
     response.close, response.aclose = close, aclose
     # The ear must not hold the response: else this would keep it alive for ever.
     weakref.finalize(response, ear.end)
+    call.on_abandonment(ear.end)
 
 
 class _Hearing(Protocol):
