@@ -278,7 +278,9 @@ async def test_decisions_come_back_in_order_of_time_and_once(store: Store) -> No
 
 
 async def test_pages_give_everything_once_while_more_arrives(store: Store) -> None:
-    await store.add_tasks([Task(f"t{number:02}", number, split="even" if number % 2 == 0 else "odd") for number in range(25)])
+    await store.add_tasks(
+        [Task(f"t{number:02}", number, split="even" if number % 2 == 0 else "odd") for number in range(25)]
+    )
     rollouts = [Rollout(f"t{number:02}", run_id="run", step=number % 3) for number in range(25)]
     await store.enqueue(rollouts)
     seen: list[Rollout] = []
