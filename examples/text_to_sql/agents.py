@@ -1,8 +1,8 @@
 """The team: an ordinary LangGraph program. Nothing in this file knows of Coterie.
 
-    Analyst ──plan──▶ Coder ──query──▶ Reviewer ──"ok"──▶ done
-                        ▲                 │
-                        └──"fix <plan>"───┘   once
+Analyst ──plan──▶ Coder ──query──▶ Reviewer ──"ok"──▶ done
+▲                 │
+└──"fix <plan>"───┘   once
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from langgraph.graph import END, START, StateGraph
 
 llm = ChatOpenAI(model="gpt-4o-mini", max_tokens=48)
 
-ANALYST = "Plan the query: tables; columns; filters; group or order."
-CODER = "Write the plan as SQL."
-REVIEWER = "Does the SQL answer the question? Say ok, or fix and a new plan."
+ANALYST = "Plan the query."
+CODER = "Write the SQL."
+REVIEWER = "Accept or correct."
 
 
 class State(TypedDict, total=False):

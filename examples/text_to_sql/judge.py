@@ -4,7 +4,7 @@ Each role is also judged for its own part, so that it learns what it did and not
 
     analyst    its plan means what was asked
     coder      its queries do what the plans say that it was given
-    reviewer   it accepts a right query; a wrong one it sends back with a right plan
+    reviewer   it accepts a right query; a wrong one it sends back (half of its reward) with a right plan (the other half)
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def judge(reference: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, f
 
     plans, queries = state["plans"], state["queries"]
     first_is_right = right(run_sql(queries[0]))
-    if state["review"] == "ok":
-        reviewed_well = first_is_right
+    if len(plans) == 2:
+        reviewed_well = 0.0 if first_is_right else 0.5 + 0.5 * right(meaning(plans[1]))
     else:
-        reviewed_well = len(plans) == 2 and not first_is_right and right(meaning(plans[1]))
+        reviewed_well = float(first_is_right and state["review"] == "ok")
     done_as_planned = [faithful(query, plan) for query, plan in zip(queries, plans, strict=True)]
     return {
         "team": float(right(run_sql(queries[-1]))),
         "analyst": float(right(meaning(plans[0]))),
         "coder": sum(done_as_planned) / len(done_as_planned),
-        "reviewer": float(reviewed_well),
+        "reviewer": reviewed_well,
     }
 
 

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 RUNS = 6000
 """Demonstrated team runs; each has a plan, a query and a review."""
-STEPS = 1200
+STEPS = 1000
 """Gradient steps of the warm start."""
 BATCH = 32
 LEARNING_RATE = 4e-3
@@ -40,8 +40,11 @@ CHAT_TEMPLATE = (
 class Progress(Protocol):
     """Told what happens."""
 
-    def stage(self, name: str, total: int | None = None) -> None: ...
-    def advance(self, amount: int = 1, **figures: float | str) -> None: ...
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Another stage begins, of so many units if that is known."""
+
+    def advance(self, amount: int = 1, **figures: float | str) -> None:
+        """Units done."""
 
 
 def prepare(folder: Path, *, seed: int, progress: Progress, steps: int = STEPS, runs: int = RUNS) -> None:
@@ -144,7 +147,10 @@ def imitate(
         pace = min(1.0, (step + 1) / 30) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * pace
-        loss = model(input_ids=ids_B_T, labels=labels_B_T).loss
+        hidden_B_T_D = model.model(input_ids=ids_B_T).last_hidden_state[:, :-1]
+        answered_B_T = labels_B_T[:, 1:] != -100
+        logits_N_V = model.lm_head(hidden_B_T_D[answered_B_T])
+        loss = torch.nn.functional.cross_entropy(logits_N_V, labels_B_T[:, 1:][answered_B_T])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

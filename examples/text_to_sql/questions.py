@@ -174,7 +174,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda length, genre: Plan(_TRACK_ALBUM, "count(*)", (f"seconds < {length}", f"genre = {genre}")),
         (
             lambda length, genre: Plan(_TRACK_ALBUM, "count(*)", (f"seconds > {length}", f"genre = {genre}")),
-            lambda length, genre: Plan(_TRACK_ALBUM, "count(*)", (f"genre = {genre}",)),
+            lambda _, genre: Plan(_TRACK_ALBUM, "count(*)", (f"genre = {genre}",)),
         ),
     ),
     Family(
@@ -268,12 +268,12 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "city_by_year",
         4,
-        ("how much did buyers from {0} spend in each year?", "sales in {0} by year?"),
-        (CITIES,),
-        lambda city: Plan(_SALE, "sold , sum(total)", (f"city = {city}",), "group sold"),
+        ("how much did buyers from {0} spend in each year after {1}?", "sales in {0} by year since {1}?"),
+        (CITIES, SALE_YEARS),
+        lambda city, year: Plan(_SALE, "sold , sum(total)", (f"city = {city}", f"sold > {year}"), "group sold"),
         (
-            lambda city: Plan(_SALE, "sold , count(*)", (f"city = {city}",), "group sold"),
-            lambda city: Plan(_SALE, "sum(total)", (f"city = {city}",)),
+            lambda city, year: Plan(_SALE, "sold , count(*)", (f"city = {city}", f"sold > {year}"), "group sold"),
+            lambda city, year: Plan(_SALE, "sum(total)", (f"city = {city}", f"sold > {year}")),
         ),
     ),
     Family(
