@@ -45,7 +45,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{path}{_place(error.problem_mark)}: {error.problem or error.context}.") from None
+        begun = f" ({error.context}{_place(error.context_mark)})" if error.context and error.context_mark else ""
+        raise ConfigError(f"{path}{_place(error.problem_mark)}: {error.problem or error.context}{begun}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {error}") from None
     if not isinstance(settings, dict):
@@ -136,10 +137,10 @@ def _unknown_key(key: str, keys: Sequence[str | int]) -> str:
     model = _model_at(keys[:-1]) or TrainConfig
     near = difflib.get_close_matches(str(keys[-1]), list(model.model_fields), n=1)
     elsewhere = [place for place, other in _sections().items() if other is not model and keys[-1] in other.model_fields]
-    if near:
-        hint = f" Did you mean {near[0]!r}?"
-    elif elsewhere:
+    if elsewhere:
         hint = f" It belongs in {' or '.join(repr(place) for place in elsewhere)}."
+    elif near:
+        hint = f" Did you mean {near[0]!r}?"
     else:
         hint = ""
     return f"unknown key {key!r}.{hint} Allowed here: {_keys(model)}."

@@ -22,7 +22,7 @@ from coterie_trainers.report.terminal import print_report
 
 LATEST = "latest"
 STORE_FILE = "store.db"
-USUAL_PLACES = (STORE_FILE, f"seed-*/{STORE_FILE}", f"coterie-demo/*/{STORE_FILE}", f"runs/*/*/{STORE_FILE}")
+USUAL_PLACES = (STORE_FILE, f"*/{STORE_FILE}", f"coterie-demo/*/{STORE_FILE}", f"runs/*/*/{STORE_FILE}")
 """Where stores lie below the folder that one works in."""
 BELOW = (STORE_FILE, f"*/{STORE_FILE}", f"*/*/{STORE_FILE}")
 """Where stores lie below a folder that ``--out`` names."""

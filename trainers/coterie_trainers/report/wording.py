@@ -107,7 +107,7 @@ def number(value: float | None) -> str:
 
 def minutes(seconds: float) -> str:
     """``45.1 s``, ``5 min 12 s``, ``2 h 03 min``."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:
