@@ -85,7 +85,8 @@ class LocalBackend:
         try:
             for index, (name, model) in enumerate(models.items()):
                 self._start(index, name, model)
-            waits = [part.wait_ready for part in (*self._servers.values(), *self._trainers.values())]
+            parts: list[ModelServer | Trainer] = [*self._servers.values(), *self._trainers.values()]
+            waits = [part.wait_ready for part in parts]
             await self._all(*(lambda wait=wait: wait(deadline) for wait in waits))
             for name in self._policies:
                 # The first transfer and the first request are slow: let them be over when the endpoint is handed out.
@@ -165,7 +166,7 @@ class LocalBackend:
         self._threads.shutdown(wait=False)
 
     def _start(self, index: int, name: str, model: Path) -> None:
-        assert self._runtime is not None  # noqa: S101
+        assert self._runtime is not None
         policy, training = self._policies[name], self._training
         runtime = self._runtime
         weight_socket = f"ipc://{runtime}/trainer-{index}/weights"

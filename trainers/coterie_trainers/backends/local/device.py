@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 
@@ -34,10 +33,10 @@ def environment(device: Device, runtime: str, threads: int) -> dict[str, str]:
         threads: Threads of one tensor operation on a CPU.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_LAUNCHERS}
-    return kept | _QUIET | {"TMPDIR": runtime, "VLLM_RPC_BASE_PATH": runtime} | _on(device, threads)
+    return {**kept, **_QUIET, "TMPDIR": runtime, "VLLM_RPC_BASE_PATH": runtime, **_on(device, threads)}
 
 
-def _on(device: Device, threads: int) -> Mapping[str, str]:
+def _on(device: Device, threads: int) -> dict[str, str]:
     if device is Device.GPU:
         return {}
     return {
@@ -47,7 +46,9 @@ def _on(device: Device, threads: int) -> Mapping[str, str]:
         "TORCHDYNAMO_DISABLE": "1",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # Idle OpenMP threads must not spin: server and trainer share the cores.
+        # Waiting OpenMP threads must not spin: agents, server and trainer share the cores, and an update that shares
+        # them took twenty times as long.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "KMP_BLOCKTIME": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coterie.errors import BackendError, ConfigError
+from coterie.errors import ConfigError
 from coterie_trainers.backends.local.device import Device, environment
 from coterie_trainers.backends.local.gate import TOKEN_VARIABLE
 from coterie_trainers.backends.local.processes import GuardedProcess

@@ -54,6 +54,8 @@ class Trainer:
         # Never used: the rendezvous is a file. verl only insists that they are set.
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "GLOO_SOCKET_IFNAME": "lo"}
         variables |= {"DIST_INIT_METHOD": f"file://{plan.rendezvous}"}
+        # response_engine.py registers itself under this vendor.
+        variables |= {"VERL_ENGINE_VENDOR": "coterie"}
         descriptor = theirs.detach()
         module = "coterie_trainers.backends.local.trainer_process"
         self.process = GuardedProcess(

@@ -31,6 +31,7 @@ from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+import coterie_trainers.backends.local.response_engine  # noqa: F401 - registers itself
 from coterie_trainers.backends.local.trainer import TrainerPlan
 from coterie_trainers.backends.local.weight_sender import send_weights
 
@@ -38,6 +39,8 @@ _COLUMNS = ("prompt_ids", "response_ids", "response_mask", "rollout_logprobs", "
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
 _WEIGHTS = "model.safetensors"
 _STATE = "state.pt"
+_CPU_PASS_TOKENS = 4096
+"""On a CPU smaller passes are faster, by a quarter against 16,384 tokens: their tensors stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ class PolicyTrainer:
         if weights:
             raise ValueError(f"{folder} holds weights that the model has not: {', '.join(sorted(weights)[:5])}")
         # The file is our own; it holds DTensors, which the restricted loader does not know.
-        state = torch.load(Path(folder) / "trainer" / _STATE, weights_only=False)  # noqa: S614
+        state = torch.load(Path(folder) / "trainer" / _STATE, weights_only=False)
         self._engine.optimizer.load_state_dict(state["optimizer"])
         self._engine.lr_scheduler.load_state_dict(state["scheduler"])
         self._engine.checkpoint_manager.load_rng_state(state["random"])
@@ -166,18 +169,18 @@ class PolicyTrainer:
             # verl has counted the tokens of this pass; the loss is a mean over those of the whole gradient step.
             tensordict_utils.assign_non_tensor(data, batch_num_tokens=max(tokens, 1))
             # Taken out before verl's loss, else the backward pass goes through it for a coefficient of zero.
-            entropy = model_output.pop("entropy", None)
+            entropy = model_output.pop("entropy")
             value, metrics = ppo_loss(self._loss_config, model_output, data, dp_group)
             figures.add(value, metrics, model_output["log_probs"], entropy, data)
             return value, {}
 
+        limit = self._plan.max_tokens_per_pass
         self._engine.optimizer_zero_grad()
-        for group in _passes(rows, self._plan.max_tokens_per_pass):
+        for group in _passes(rows, min(limit, _CPU_PASS_TOKENS) if self._plan.on_cpu else limit):
             data = _tensors(group)
             tensordict_utils.assign_non_tensor(
                 data,
                 temperature=temperature,
-                calculate_entropy=True,
                 global_batch_size=len(rows),
                 use_remove_padding=False,
                 use_dynamic_bsz=False,
@@ -201,9 +204,9 @@ class _Figures:
     mismatch_kl: float = 0.0
     gradient_norms: list[float] = field(default_factory=list)
 
-    @torch.no_grad()
     def add(self, loss: torch.Tensor, metrics: Any, log_probs: torch.Tensor, entropy: Any, data: TensorDict) -> None:
         """Take in one forward pass."""
+        log_probs = log_probs.detach()
         padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
         mask = padded["response_mask"].bool()
         tokens = int(mask.sum())
@@ -213,8 +216,7 @@ class _Figures:
         self.tokens += tokens
         self.clipped += tokens * float(metrics["actor/pg_clipfrac"].aggregate())
         self.divergence += tokens * float(metrics["actor/ppo_kl"].aggregate())
-        if entropy is not None:
-            self.entropy += float(no_padding_2_padding(entropy, data)[mask].sum())
+        self.entropy += float(no_padding_2_padding(entropy, data)[mask].sum())
         if not self.gradient_norms:
             difference = (no_padding_2_padding(log_probs, data) - padded["old_log_probs"])[mask]
             self.compared_tokens += tokens

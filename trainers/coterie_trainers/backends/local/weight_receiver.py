@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import zmq
+from zmq.constants import SocketOption
 from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
@@ -30,9 +30,9 @@ class WeightReceiver(vLLMColocateWorkerExtension):  # type: ignore[misc]
         class Receiver(bucketed_weight_transfer.BucketedWeightReceiver):  # type: ignore[misc]
             def _init_socket(self) -> None:
                 super()._init_socket()
-                self.socket.setsockopt(zmq.RCVTIMEO, milliseconds)
-                self.socket.setsockopt(zmq.SNDTIMEO, milliseconds)
-                self.socket.setsockopt(zmq.LINGER, 0)
+                self.socket.setsockopt(SocketOption.RCVTIMEO, milliseconds)
+                self.socket.setsockopt(SocketOption.SNDTIMEO, milliseconds)
+                self.socket.setsockopt(SocketOption.LINGER, 0)
 
         # verl's method looks the class up in its module at each call.
         original = bucketed_weight_transfer.BucketedWeightReceiver

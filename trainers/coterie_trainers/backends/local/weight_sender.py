@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from multiprocessing.shared_memory import SharedMemory
 
 import torch
-import zmq
+from zmq.constants import SocketOption
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 
 _SMALLEST_BUCKET_MB = 16
@@ -51,9 +51,9 @@ class _Sender(BucketedWeightSender):  # type: ignore[misc]
 
     def _init_socket(self) -> None:
         super()._init_socket()
-        self.socket.setsockopt(zmq.RCVTIMEO, self.milliseconds)
-        self.socket.setsockopt(zmq.SNDTIMEO, self.milliseconds)
-        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(SocketOption.RCVTIMEO, self.milliseconds)
+        self.socket.setsockopt(SocketOption.SNDTIMEO, self.milliseconds)
+        self.socket.setsockopt(SocketOption.LINGER, 0)
 
     def _init_buffer(self) -> None:
         if not self.use_shm:
