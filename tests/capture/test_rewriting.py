@@ -64,6 +64,26 @@ def test_the_prompt_replaces_the_system_message_and_nothing_of_the_user_changes(
     assert (messages, tools) == (before, tools_before)
 
 
+def test_a_body_that_the_sdk_passes_through_is_not_edited() -> None:
+    """``create`` copies its arguments before the hook sees them; ``post`` does not."""
+    body = {"model": "m", "messages": [{"role": "system", "content": "old"}, *QUESTION], "include": []}
+    before, options = copy.deepcopy(body), {"headers": {"X-Mine": "1"}, "extra_json": {"top_k": 2}}
+    options_before = copy.deepcopy(options)
+    with ScriptedModel(lambda _: "4") as model:
+        scope = scope_for_test(
+            endpoints={"e": Endpoint(model.base_url, "policy", "team", sampling={"top_k": 1})},
+            prompts={"agent": PromptVersion("agent.prompt", 2, "Be exact.")},
+        )
+        with attempt_scope(scope):
+            for path in ("/chat/completions", "http://127.0.0.1:9/v1/chat/completions"):
+                answer = client().post(path, cast_to=object, body=body, options=options)
+                assert answer["choices"][0]["message"]["content"] == "4"
+        sent = model.requests[1]
+    assert (body, options) == (before, options_before)
+    assert (sent.body["messages"][0]["content"], sent.body["top_k"]) == ("Be exact.", 1)
+    assert sent.headers["x-mine"] == "1"
+
+
 def test_the_prompt_is_inserted_where_there_is_none() -> None:
     prompts = {"coder": PromptVersion("coder.prompt", 4, "Be exact.")}
     with ScriptedModel(lambda _: "4") as model:

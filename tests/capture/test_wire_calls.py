@@ -74,6 +74,12 @@ def chat_streaming_response(client: openai.OpenAI) -> None:
         assert response.parse().choices[0].message.content == "four of them"
 
 
+def chat_pieces(client: openai.OpenAI) -> None:
+    """httpx gives the last piece after it has closed the response."""
+    with client.chat.completions.with_streaming_response.create(model="m", messages=QUESTION) as response:
+        assert json.loads(b"".join(response.iter_bytes(1000)))["choices"][0]["message"]["content"] == "four of them"
+
+
 def chat_lines(client: openai.OpenAI) -> None:
     with client.chat.completions.with_streaming_response.create(model="m", messages=QUESTION, stream=True) as response:
         assert sum(line.startswith("data:") for line in response.iter_lines()) > 3
@@ -99,6 +105,7 @@ SYNC = [
     chat_raw,
     chat_raw_streamed,
     chat_streaming_response,
+    chat_pieces,
     chat_lines,
     responses,
     responses_streamed,

@@ -71,8 +71,9 @@ class ScriptedModel:
     """An OpenAI-compatible server whose answers come from a function; use it as a context manager.
 
     ``answer`` gets the request's JSON body and gives a text, a message (``{"content": …, "tool_calls": […]}``), an
-    HTTP status, an exception (answered as status 500), a ``Fault`` or a ``Reply``; it may be a coroutine function.
-    What it raises is answered as status 500.
+    HTTP status, an exception (answered as status 500), a ``Fault`` or a ``Reply``; it may be a coroutine
+    function, and must be one if it waits: a plain one holds up all other answers. What it raises is answered as status
+    500.
 
     Serves ``/v1/chat/completions``, ``/v1/responses``, ``/v1/completions`` and ``/v1/models``, streamed or not. Asked
     with ``return_token_ids`` it gives ``prompt_token_ids`` and ``token_ids`` as vLLM does, and ``logprobs`` when asked
@@ -149,7 +150,7 @@ class ScriptedModel:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - always inside a task here
+        assert task is not None
         self._connections.add(task)
         try:
             while await self._serve_one(reader, writer):
