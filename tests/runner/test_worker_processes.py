@@ -61,14 +61,12 @@ def spawns(task):
 def process_id(task):
     return float(os.getpid())
 
-def raises(task):
+def fails(task):
+    if task.id == "exits":
+        os._exit(3)
+    if task.id == "is killed":
+        os.kill(os.getpid(), 9)
     raise ValueError("the agents disagree")
-
-def dies(task):
-    os._exit(3)
-
-def is_killed(task):
-    os.kill(os.getpid(), 9)
 """
 
 
@@ -96,7 +94,7 @@ def alive(pid: int) -> bool:
 
 async def dead_within(pid: int, seconds: float) -> bool:
     end = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < end:
+    while alive(pid) and time.monotonic() < end:  # noqa: ASYNC110 - another process sets no event
         await asyncio.sleep(0.02)
     return not alive(pid)
 
@@ -161,25 +159,29 @@ async def test_an_idle_process_is_used_again_and_gone_at_the_end(store: Store, a
     assert await dead_within(pid, 5)
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("raises", "ValueError: the agents disagree\n"),
-        ("dies", "ended unexpectedly, with exit code 3."),
-        ("is_killed", "ended unexpectedly, killed by SIGKILL."),
-    ],
-)
-async def test_a_process_that_fails(store: Store, app: str, name: str, says: str) -> None:
-    _, attempt = await played(store, f"{app}:{name}", Rollout("t1", mode=Mode.VAL))
-    assert (attempt.state, attempt.cause) == (AttemptState.FAILED, FailureCause.ERROR)
-    assert says in str(attempt.error)
-    (root,) = (await store.get_spans([attempt.id]))[attempt.id]
-    assert root.status is SpanStatus.ERROR
+async def test_a_process_that_fails(store: Store, app: str) -> None:
+    says = {
+        "raises": "ValueError: the agents disagree\n",
+        "exits": "ended unexpectedly, with exit code 3.",
+        "is killed": "ended unexpectedly, killed by SIGKILL.",
+    }
+    await store.add_tasks([coterie.Task(name, None) for name in says])
+    rollouts = {name: Rollout(name, mode=Mode.VAL) for name in says}
+    async with Runner(store, load_app(f"{app}:fails"), isolation="process", processes=1):
+        await store.enqueue(list(rollouts.values()))
+        await store.wait([rollout.id for rollout in rollouts.values()], timeout_seconds=60)
+    attempts = await store.get_attempts([rollout.id for rollout in rollouts.values()])
+    for name, rollout in rollouts.items():
+        (attempt,) = attempts[rollout.id]
+        assert (attempt.state, attempt.cause) == (AttemptState.FAILED, FailureCause.ERROR)
+        assert says[name] in str(attempt.error)
+        (root,) = (await store.get_spans([attempt.id]))[attempt.id]
+        assert root.status is SpanStatus.ERROR
 
 
 async def test_an_app_that_imports_only_here_fails_with_the_reason(store: Store, app: str) -> None:
-    function = load_app(f"{app}:raises")
-    Path(app).write_text("import not_there_at_all\n")
+    function = load_app(f"{app}:fails")
+    Path(app).write_text("import not_there_at_all\n")  # noqa: ASYNC240
     async with Runner(store, function, isolation="process"):
         rollout = Rollout("t1", mode=Mode.VAL)
         await store.enqueue([rollout])
@@ -215,7 +217,7 @@ async def test_the_work_of_a_killed_runner_is_finished_by_another(
     )
     try:
         async with asyncio.timeout(60):
-            while not pid_file.exists() or not pid_file.read_text():
+            while not pid_file.exists() or not pid_file.read_text():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
     finally:
         victim.send_signal(signal.SIGKILL)

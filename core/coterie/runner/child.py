@@ -99,7 +99,3 @@ def _receive(pipe: Connection, inbox: queue.SimpleQueue[Assignment | None]) -> N
             inbox.put(pipe.recv())
     except (EOFError, OSError):
         os.killpg(0, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

@@ -26,6 +26,8 @@ from coterie.vocabulary import AttemptState, FailureCause, Reward, Span, SpanSta
 
 _log = logging.getLogger("coterie.runner")
 
+_COMMAND = "from coterie.runner.child import main; main()"
+"""Not ``-m``: the messages' classes must be those of the imported module."""
 START_SECONDS = 120.0
 """How long a worker process may take to import the app."""
 END_SECONDS = 5.0
@@ -120,7 +122,7 @@ class _Worker:
         with childs_end:
             # A session of its own, so that its own children can be killed with it.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "coterie.runner.child", str(childs_end.fileno())],
+                [sys.executable, "-c", _COMMAND, str(childs_end.fileno())],
                 pass_fds=[childs_end.fileno()],
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
@@ -170,7 +172,11 @@ class _Worker:
         try:
             while True:
                 self._tell(self._take, self._pipe.recv())
-        except Exception:  # noqa: BLE001 - the pipe was closed, or cut in the middle of a message: it is over either way
+        except (EOFError, OSError):
+            pass
+        except Exception:  # noqa: BLE001 - the thread must not end without ending the process
+            _log.exception("What worker process %d said could not be read; it is killed.", self._process.pid)
+        finally:
             self._kill_group()
             self._process.wait()
             self._pipe.close()
