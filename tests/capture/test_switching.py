@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import importlib.metadata
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from coterie import conventions as names
+from coterie.announced import AnnouncedCall, announce
 from coterie.capture import call as call_module
 from coterie.capture import faults, instrument, openai_sdk, response_tap, switch, uninstrument
+from coterie.roles import Identity
 from coterie.scope import PromptVersion, attempt_scope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
 
@@ -126,9 +129,13 @@ def test_a_fault_of_ours_is_invisible_and_logged_once(
 
     instrument()
     monkeypatch.setattr(module, part, broken)
-    with ScriptedModel(lambda _: "four of them") as model, attempt_scope(scope_for_test()):
+    announced = AnnouncedCall(Identity("Coder", "coder", ("Coder",)))
+    with ScriptedModel(lambda _: "four of them") as model, attempt_scope(scope_for_test()) as scope:
+        contextvars.copy_context().run(lambda: (announce(announced), ask(model.base_url, stream=stream)))
         assert ask(model.base_url, stream=stream) == "four of them"
-        assert ask(model.base_url, stream=stream) == "four of them"
+        scope.end_open_calls()
+    # A plugin whose call was not recorded on the wire must know: it then records the call itself.
+    assert announced.captured is bool(scope.sink.spans)
     only_in_streams = part in ("tap", "assembler_for")
     assert caplog.text.count("RuntimeError: our fault") == (1 if stream or not only_in_streams else 0)
 

@@ -66,9 +66,7 @@ class LLMCall:
             kind=SpanKind.CLIENT,
             attributes=self._request_attributes(provider),
         )
-        if announced:
-            announced.captured = True
-        self.on_abandonment(self._abandoned)
+        self._announced = announced
 
     @property
     def rewritten(self) -> bool:
@@ -88,6 +86,12 @@ class LLMCall:
         """Keep an API key out of what this call records, should a server's error message repeat it."""
         if isinstance(key, str) and len(key) >= 8:
             self._secrets.add(key)
+
+    def leaves(self) -> None:
+        """Note that the request leaves as this call: from now on its attempt waits for its end."""
+        if self._announced is not None:
+            self._announced.captured = True
+        self.on_abandonment(self._abandoned)
 
     def on_abandonment(self, end: Callable[[], None]) -> None:
         """Set what ends the call if the attempt ends before it."""
@@ -219,8 +223,8 @@ class LLMCall:
         self._span.set_attribute(names.ERROR_TYPE, kind)
         for secret in self._secrets:
             message = message.replace(secret, "***")
-        message = self._rules.text(message[:ERROR_MESSAGE_LIMIT]) if self._rules.capture_content else ""
-        self._span.set_status(Status(StatusCode.ERROR, message))
+        message = self._rules.text(message) if self._rules.capture_content else ""
+        self._span.set_status(Status(StatusCode.ERROR, message[:ERROR_MESSAGE_LIMIT]))
 
 
 def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:

@@ -139,7 +139,9 @@ def _begin(client: Any, options: Any) -> _Exchange | None:
             return None
         call = LLMCall(api, body, provider=_provider(client))
         call.keep_secret(getattr(client, "api_key", None))
-        return _Exchange(call, _outgoing(client, options, call))
+        exchange = _Exchange(call, _outgoing(client, options, call))
+        call.leaves()
+        return exchange
     except Exception:  # noqa: BLE001 - the call goes on as the user wrote it
         note_fault("An LLM call could not be recorded and goes out as it is")
         return None
