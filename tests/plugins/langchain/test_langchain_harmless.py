@@ -19,7 +19,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from reading_spans import chat_model, outline, scope_of
@@ -126,6 +126,24 @@ def test_handler_by_hand_beside_the_instrumentor_records_once(switched_on):
         return {"text": model.invoke("say", config={"callbacks": [CoterieCallbackHandler()]}).text}
 
     assert recorded(lambda: graph_of(act).invoke({})) == ONE_AGENT
+
+
+class StartedSpans(SpanProcessor):
+    """Counts the spans that were started, ended or not."""
+
+    count = 0
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.count += 1
+
+
+def test_two_handlers_by_hand_start_no_span_twice(monkeypatch):
+    started, provider = StartedSpans(), TracerProvider()
+    provider.add_span_processor(started)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    two = {"callbacks": [CoterieCallbackHandler(), CoterieCallbackHandler()]}
+    assert recorded(lambda: graph_of(speak).invoke({}, config=two)) == ONE_AGENT
+    assert started.count == len(ONE_AGENT)
 
 
 def test_the_same_exception_object_comes_out(switched_on):

@@ -434,3 +434,43 @@ def test_fan_out_by_send(serve):
     assert sorted(result["said"]) == ["part 0", "part 1", "part 2"]
     assert outline(sink.spans) == ["invoke_workflow LangGraph", *["> invoke_agent worker", "> > chat worker"] * 3]
     assert sorted(chat.attributes[names.TURN] for chat in sink.of(names.CHAT)) == [0, 1, 2]
+
+
+def test_sub_agents_side_by_side(serve):
+    def script(body: dict[str, Any]) -> Any:
+        if system_text(body) != "supervisor":
+            return system_text(body)
+        if body["messages"][-1]["role"] == "tool":
+            return "done"
+        return {"tool_calls": [{"name": f"ask_{name}", "arguments": {}} for name in "abcd"]}
+
+    server, sink = serve(script), ListSink()
+    model = chat_model(server)
+
+    def ask(name: str) -> Any:
+        # Two first nodes start at once, each in its thread: the graph must still be found out once.
+        graph = StateGraph(Notes)
+        for part in (f"{name}1", f"{name}2"):
+            graph.add_node(part, node_of(model, part))
+            graph.add_edge(START, part)
+        team = graph.compile(name=f"team_{name}")
+
+        def call() -> str:
+            """Ask a team."""
+            return " ".join(team.invoke({"said": []})["said"])
+
+        call.__name__ = f"ask_{name}"
+        return tool(call)
+
+    supervisor = create_agent(model, [ask(name) for name in "abcd"], name="supervisor", system_prompt="supervisor")
+    with attempt_scope(scope_of(server, sink)):
+        supervisor.invoke({"messages": [HumanMessage("go")]})
+
+    paths = sorted(chat.attributes[names.AGENT_PATH] for chat in sink.of(names.CHAT))
+    below = [f"supervisor/team_{name}/{name}{part}" for name in "abcd" for part in (1, 2)]
+    assert paths == ["supervisor", "supervisor", *below]
+    for chat in sink.of(names.CHAT):
+        said = json.loads(chat.attributes[names.INPUT_MESSAGES])[0]["content"]
+        assert said == chat.attributes[names.AGENT_NAME]
+    assert sorted(edges(sink.spans)) == [("delegation", "supervisor", f"team_{name}") for name in "abcd"]
+    assert len(sink.of(names.INVOKE_AGENT)) == 1 + 4 + 8
