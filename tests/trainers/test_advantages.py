@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,11 +64,12 @@ def test_each_group_has_mean_zero_and_unit_spread_over_its_rollouts(
     estimator: Estimator, samples: list[Sample]
 ) -> None:
     key = KEYS[estimator]
-    rewards = by_rollout(samples, [item.reward for item in samples], key)
-    for group, values in by_rollout(samples, estimator(samples), key).items():
+    advantages_N = np.asarray(estimator(samples))
+    squares = by_rollout(samples, list(advantages_N**2), key)
+    for group, values in by_rollout(samples, list(advantages_N), key).items():
         assert np.mean(values) == pytest.approx(0, abs=1e-9)
-        if len(set(rewards[group])) > 1:
-            assert np.std(values, ddof=1) == pytest.approx(1)
+        if any(squares[group]):
+            assert sum(squares[group]) / (len(values) - 1) == pytest.approx(1)
 
 
 @estimators
@@ -132,9 +133,20 @@ def test_rollout_by_hand() -> None:
 
 
 def test_turns_of_one_rollout_keep_their_own_rewards() -> None:
-    """Rollout means 0.5 and 0: mean 0.25, sample std √2/4. The better turn of a stands above the worse."""
+    """Rollout means 0.5 and 0: mean 0.25, mean squares 5/16 and 1/16. The better turn of a stands above the worse."""
     samples = [sample(1, "a"), sample(0, "a", turn=1), sample(0, "b")]
-    np.testing.assert_allclose(rollout(samples), np.array([0.75, -0.25, -0.25]) / (2**0.5 / 4))
+    np.testing.assert_allclose(rollout(samples), np.array([0.75, -0.25, -0.25]) / (6 / 16) ** 0.5)
+
+
+@estimators
+@given(samples=steps())
+def test_no_advantage_grows_beyond_what_its_group_allows(estimator: Estimator, samples: list[Sample]) -> None:
+    """Turns that differ much inside rollouts that hardly differ must not get advantages without bound."""
+    turns = Counter((KEYS[estimator](item), item.rollout_id) for item in samples)
+    rollouts = Counter(group for group, _ in turns)
+    for item, advantage in zip(samples, estimator(samples), strict=True):
+        group = KEYS[estimator](item)
+        assert abs(advantage) <= ((rollouts[group] - 1) * turns[group, item.rollout_id]) ** 0.5 + 1e-9
 
 
 def test_roles_on_unequal_scales_are_apart_under_role_and_not_under_rollout() -> None:

@@ -97,6 +97,13 @@ def test_a_reward_for_nobody_is_an_error_that_names_it(bound, message: str) -> N
         credited_turns([episode([turn()], [reward(1), bound])], CREDIT)
 
 
+def test_a_role_that_is_silent_in_one_episode_only_is_no_error() -> None:
+    reached = episode([turn("coder"), turn("reviewer", call_id="r")], [reward(1), reward(1, role="reviewer")])
+    rewards = [reward(1, rollout="ro-2"), reward(0, role="reviewer", rollout="ro-2")]
+    not_reached = episode([turn("coder")], rewards, rollout="ro-2")
+    assert [item.sample.reward for item in credited_turns([reached, not_reached], CREDIT)] == [1, 2, 1]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_reward_that_is_no_finite_number_is_an_error(value: float) -> None:
     with pytest.raises(RewardError, match=f"ro-1.*{value}"):

@@ -4,7 +4,9 @@
                      + local · (sum of the rewards bound to its call, else to its agent path, else to its role)
 
 A reward reaches exactly the turns it names: two workers that run in parallel, even under one role, never get each other's.
-What names nothing that acted is an error, because a reward that is silently dropped looks like a reward of 0.
+A role or path may be silent in one episode (a reviewer that was not reached) and its reward there credits nobody. One that is
+silent in every episode is a misspelt name, and an error: a reward that is silently dropped looks like a reward of 0. So
+is a call id that is not in its episode.
 """
 
 from __future__ import annotations
@@ -52,9 +54,11 @@ def credited_turns(episodes: Sequence[Episode], credit: Credit) -> list[Credited
 
     Raises:
         RewardError: an episode has no reward of this name; a reward is not finite, belongs to another attempt, or is bound
-            to a call, agent path or role that made no call; or a rollout is given twice.
+            to a call that its episode has not, or to an agent path or role that made no call in any of the episodes; or
+            a rollout is given twice.
     """
     _check_one_episode_a_rollout(episodes)
+    _check_names(episodes, credit.name)
     return [
         CreditedTurn(_sample(episode, turn, reward), turn, episode)
         for episode in episodes
@@ -66,7 +70,7 @@ def turn_rewards(episode: Episode, credit: Credit) -> list[float]:
     """The reward of each turn of an episode, in order.
 
     Raises:
-        RewardError: as ``credited_turns``.
+        RewardError: as ``credited_turns``, but for names of roles and paths, which one episode cannot tell.
     """
     rewards = _counting_rewards(episode, credit.name)
     team = 0.0
@@ -83,8 +87,6 @@ def turn_rewards(episode: Episode, credit: Credit) -> list[float]:
         else:
             team += reward.value
     _check_bound(episode, "call", by_call, [turn.call_id for turn in episode.turns])
-    _check_bound(episode, "agent path", by_path, [turn.agent_path for turn in episode.turns])
-    _check_bound(episode, "role", by_role, [turn.role for turn in episode.turns])
 
     values = []
     for turn in episode.turns:
@@ -125,6 +127,20 @@ def _counting_rewards(episode: Episode, name: str) -> list[Reward]:
                 f"of rollout {reward.rollout_id}."
             )
     return rewards
+
+
+def _check_names(episodes: Sequence[Episode], name: str) -> None:
+    """Every role and agent path that a reward names acts in at least one episode."""
+    roles = {turn.role for episode in episodes for turn in episode.turns}
+    paths = {turn.agent_path for episode in episodes for turn in episode.turns}
+    for episode in episodes:
+        rewards = [reward for reward in episode.rewards if reward.name == name and reward.call_id is None]
+        by_path = {reward.agent_path: reward.value for reward in rewards if reward.agent_path is not None}
+        by_role = {
+            reward.role: reward.value for reward in rewards if reward.agent_path is None and reward.role is not None
+        }
+        _check_bound(episode, "agent path", by_path, sorted(paths))
+        _check_bound(episode, "role", by_role, sorted(roles))
 
 
 def _check_bound(episode: Episode, kind: str, bound: Mapping[str, float], present: Sequence[str]) -> None:

@@ -2,14 +2,16 @@
 
 For the rollouts r of a group g, with m_r the mean reward of the turns that r has in g:
 
-    mean_g = mean of m_r      std_g = sample standard deviation of m_r (n − 1)
+    mean_g = mean of m_r
+    std_g  = sqrt( Σ_r (mean over the turns of r of (reward − mean_g)²) / (rollouts − 1) )
     advantage of a turn = (its reward − mean_g) / std_g
 
 A rollout contributes one number, m_r, however many calls it made. Where all turns of a rollout carry the same reward, that
-number is the reward and this is plain GRPO. Where they carry different ones (rewards bound to roles or calls), the baseline
-is what a rollout of this group gets on average, and each turn is measured with its own reward: the advantages have mean zero
-when each rollout's turns share one vote. The scale knows only the differences *between* rollouts, so turns that differ much
-within rollouts that differ little get large advantages.
+number is the reward, std_g the sample standard deviation, and this is plain GRPO. Where they carry different ones (rewards
+bound to roles or calls), the baseline is what a rollout of this group gets on average, and each turn is measured with its
+own reward: the advantages have mean zero when each rollout's turns share one vote. The scale counts the differences
+within rollouts too: with those between rollouts alone, turns that differ much in rollouts that differ little would get
+advantages without bound.
 
 Two departures from common ports: a group of one rollout gives 0, because there is nothing to compare with (several ports
 leave the raw reward there); and there is no epsilon under the fraction, so that advantages do not depend on the scale of
@@ -49,11 +51,13 @@ def standardise(samples: Sequence[Sample], keys: Sequence[Hashable]) -> NDArray[
 
     reward_R = _mean_by(rollout_N, reward_N)
     mean_G = _mean_by(group_R, reward_R)
-    std_G = _sample_std_by(group_R, reward_R - mean_G[group_R])
+    square_R = _mean_by(rollout_N, (reward_N - mean_G[group_N]) ** 2)
+    rollouts_G = np.bincount(group_R)
+    std_G = np.sqrt(np.bincount(group_R, weights=square_R) / np.maximum(rollouts_G - 1, 1))
     largest_G = np.zeros(len(mean_G))
     np.maximum.at(largest_G, group_N, np.abs(reward_N))
 
-    spread_G = std_G > ROUNDING * largest_G
+    spread_G = (rollouts_G > 1) & (std_G > ROUNDING * largest_G)
     scale_G = np.where(spread_G, std_G, 1.0)
     return np.where(spread_G[group_N], (reward_N - mean_G[group_N]) / scale_G[group_N], 0.0)
 
@@ -66,10 +70,3 @@ def _number(keys: Sequence[Hashable]) -> NDArray[np.intp]:
 
 def _mean_by(group_N: NDArray[np.intp], value_N: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.bincount(group_N, weights=value_N) / np.bincount(group_N)
-
-
-def _sample_std_by(group_N: NDArray[np.intp], deviation_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The standard deviation with n − 1; 0 for groups of one."""
-    freedom_G = np.maximum(np.bincount(group_N) - 1, 1)
-    variance_G: NDArray[np.float64] = np.bincount(group_N, weights=deviation_N**2) / freedom_G
-    return np.sqrt(variance_G)
