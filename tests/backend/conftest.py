@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from left_behind import LeftBehind
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_llama import make_tiny_llama
 
     return make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def left_behind(monkeypatch: pytest.MonkeyPatch) -> LeftBehind:
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("COTERIE_TEST_MARK", mark)
+    return LeftBehind(mark)

@@ -44,6 +44,8 @@ class PolicyGate:
         self._whole = True
         self._open = asyncio.Event()
         self._open.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._changing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +66,7 @@ class PolicyGate:
             return
         admitted = str(self._version).encode()
         self._in_flight += 1
+        self._idle.clear()
 
         async def send_with_version(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -75,6 +78,8 @@ class PolicyGate:
             await self._app(scope, receive, send_with_version)
         finally:
             self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
 
     async def _manage(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         sent = dict(scope["headers"]).get(b"authorization", b"").decode(errors="replace")
@@ -99,6 +104,9 @@ class PolicyGate:
             began = time.monotonic()
             self._open.clear()
             try:
+                # Pausing the engine is not enough: a request may be admitted and not yet have reached the engine,
+                # which would then answer it with the new weights.
+                await asyncio.wait_for(self._idle.wait(), seconds)
                 await engine.pause_generation(mode="wait")
                 drained = time.monotonic()
                 try:

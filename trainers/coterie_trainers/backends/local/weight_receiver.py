@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from zmq.constants import SocketOption
 from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+from zmq.constants import SocketOption
 
 SOCKET_VARIABLE = "COTERIE_WEIGHT_SOCKET"
 """Environment variable with the address that the trainer's sender binds."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from multiprocessing.shared_memory import SharedMemory
 
 import torch
-from zmq.constants import SocketOption
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
+from zmq.constants import SocketOption
 
 _SMALLEST_BUCKET_MB = 16
 
