@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from stores_under_test import STORES, Clock
 
 from coterie.errors import LeaseLostError
@@ -168,8 +168,9 @@ class QueueMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", sorted(STORES))
 def test_the_queue_behaves_like_its_model(kind: str) -> None:
     machine = type(f"{kind.title()}QueueMachine", (QueueMachine,), {"kind": kind})
-    case = machine.TestCase
-    case.settings = settings(
-        max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
     )
-    case().runTest()

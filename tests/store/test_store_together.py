@@ -63,7 +63,8 @@ async def test_event_loops_in_several_threads_share_a_store(store: Store) -> Non
         thread.start()
     await store.enqueue(rollouts)
     ended = await store.wait([rollout.id for rollout in rollouts], timeout_seconds=30)
-    await asyncio.to_thread(lambda: [thread.join(30) for thread in threads])
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 30)
     assert {rollout.state for rollout in ended} == {RolloutState.SUCCEEDED}
     assert sorted(taken) == sorted(rollout.id for rollout in rollouts)
 
@@ -75,11 +76,14 @@ async def test_a_file_opened_twice_is_one_store(open_store: OpenStore) -> None:
     await asyncio.sleep(0.2)
     rollout = Rollout("t")
     await one.enqueue([rollout])
-    (lease,) = await waiting
+    async with asyncio.timeout(10):
+        (lease,) = await waiting
     ending = asyncio.create_task(one.wait([rollout.id], timeout_seconds=20))
     await asyncio.sleep(0.2)
     await other.finish(lease.attempt.id, AttemptState.SUCCEEDED)
-    assert [ended.state for ended in await ending] == [RolloutState.SUCCEEDED]
+    async with asyncio.timeout(10):
+        ended = await ending
+    assert [rollout.state for rollout in ended] == [RolloutState.SUCCEEDED]
     versions = await asyncio.gather(
         *(store.publish(Resource("p", ResourceKind.MEMORY, {})) for store in (one, other) * 10)
     )

@@ -161,6 +161,26 @@ async def test_an_attempt_that_is_given_back_does_not_count(store: Store) -> Non
     assert await state_of(store, rollout) is RolloutState.CANCELLED
 
 
+async def test_only_failures_count_towards_the_limit(store: Store) -> None:
+    await queue(store, max_attempts=2)
+    states = []
+    for state in (AttemptState.CANCELLED, AttemptState.FAILED, AttemptState.CANCELLED, AttemptState.FAILED):
+        lease = await take(store)
+        states.append((await store.finish(lease.attempt.id, state)).state)
+    assert states == [RolloutState.QUEUED] * 3 + [RolloutState.DEAD]
+
+
+async def test_an_end_with_a_reward_for_nothing_writes_nothing(store: Store) -> None:
+    (rollout,) = await queue(store)
+    lease = await take(store)
+    with pytest.raises(NotFoundError, match="at-none"):
+        await store.finish(
+            lease.attempt.id, AttemptState.SUCCEEDED, spans=[a_span(lease)], rewards=[Reward(rollout.id, "at-none", 1)]
+        )
+    assert not (await store.list_spans()).items
+    assert await state_of(store, rollout) is RolloutState.RUNNING
+
+
 async def test_finish_refuses_nonsense(store: Store) -> None:
     await queue(store)
     lease = await take(store)

@@ -5,7 +5,8 @@ Promises:
 - **Acknowledged means on disk.** When a write returns, a crash of process or machine does not lose it.
 - **Idempotent by id.** A write that is repeated with the same ids changes nothing, so a retry is safe.
 - **All or nothing.** A call that raises has changed nothing.
-- **Nobody polls.** Waiting is by notification.
+- **Nobody polls.** Waiting is by notification. (A SQLite file that several processes share has none: who waits in the
+  process that made the change is woken at once, the others see it within 50 ms.)
 - **Cursors, not offsets.** A listing gives a page and the cursor of the next; the work is bounded by ``limit``.
 """
 
@@ -49,7 +50,12 @@ class Page(Generic[Item]):
 
 
 class Store(ABC):
-    """Tasks, rollouts, attempts, spans, rewards, resources, runs. All methods are safe under concurrency."""
+    """Tasks, rollouts, attempts, spans, rewards, resources, runs. All methods are safe under concurrency.
+
+    Values come back as they went in, up to JSON: a tuple inside a JSON value comes back as a list, and a float that is
+    not finite as the string ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. Every method raises ``StoreError`` when it is
+    given what cannot be stored or when the store is closed, and ``StoreUnavailableError`` when the database fails.
+    """
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,7 +91,7 @@ class Store(ABC):
 
     @abstractmethod
     async def enqueue(self, rollouts: Sequence[Rollout]) -> None:
-        """Queue rollouts. One whose id exists already is left as it is.
+        """Queue rollouts, in state ``queued``. One whose id exists already is left as it is.
 
         Raises:
             NotFoundError: a task or a pinned resource version does not exist; nothing was queued.
@@ -104,7 +110,8 @@ class Store(ABC):
         """Take up to ``limit`` queued rollouts, oldest first, each with a new attempt.
 
         Waits up to ``wait_seconds`` for the first one. Leases that ran out are returned to the queue first (or, with
-        no attempt left, declared dead). With ``run_id`` only rollouts of that run are taken.
+        no attempt left, declared dead). With ``run_id`` only rollouts of that run are taken. A call that is cancelled
+        takes nothing.
         """
 
     @abstractmethod
@@ -127,7 +134,9 @@ class Store(ABC):
         """End an attempt, with its last spans and rewards in the same transaction.
 
         A failed attempt sends its rollout back to the queue while attempts are left and ``retry`` holds, else it is
-        dead with a reason. Repeating the same end changes nothing.
+        dead with a reason. A cancelled attempt was given back unharmed: its rollout goes back to the queue and the
+        attempt does not count, or with ``retry=False`` the rollout is cancelled too. Repeating the same end (state
+        and cause) changes nothing.
 
         Raises:
             NotFoundError: no such attempt.
@@ -137,7 +146,11 @@ class Store(ABC):
 
     @abstractmethod
     async def cancel(self, rollout_ids: Sequence[str], *, reason: str = "cancelled") -> None:
-        """Withdraw rollouts that have not ended; running attempts learn it at their next heartbeat."""
+        """Withdraw rollouts that have not ended; running attempts learn it at their next heartbeat.
+
+        Raises:
+            NotFoundError: names the ids that are missing; nothing was withdrawn.
+        """
 
     @abstractmethod
     async def get_rollouts(self, ids: Sequence[str]) -> Sequence[Rollout]:
@@ -159,15 +172,19 @@ class Store(ABC):
         after: str | None = None,
         limit: int = 1000,
     ) -> Page[Rollout]:
-        """Rollouts in order of creation."""
+        """Rollouts in the order in which they were queued."""
 
     @abstractmethod
     async def wait(self, rollout_ids: Sequence[str], *, timeout_seconds: float | None = None) -> Sequence[Rollout]:
-        """Wait until all of these have ended, or until the time is up; gives them all as they then are."""
+        """Wait until all of these have ended, or until the time is up; gives them all as they then are.
+
+        Raises:
+            NotFoundError: names the ids that are missing, at once.
+        """
 
     @abstractmethod
     async def get_attempts(self, rollout_ids: Sequence[str]) -> Mapping[str, Sequence[Attempt]]:
-        """The attempts of each rollout, first to last."""
+        """The attempts of each rollout, first to last; none for an id that is unknown."""
 
     # Spans and rewards
 
@@ -202,7 +219,13 @@ class Store(ABC):
 
     @abstractmethod
     async def publish(self, resource: Resource) -> Resource:
-        """Add the next version of a named resource and return it with its version."""
+        """Add the next version of a named resource and return it with its version.
+
+        A version other than 0 must be the next one, or one that was published already with the same content.
+
+        Raises:
+            StoreError: it is neither, or the name belongs to a resource of another kind.
+        """
 
     @abstractmethod
     async def get_resource(self, name: str, version: int | None = None) -> Resource:
@@ -250,4 +273,5 @@ class Store(ABC):
 
     @abstractmethod
     async def statistics(self) -> Mapping[str, JSON]:
-        """Counts per kind of record and rollout state, and the size on disk in bytes."""
+        """The number of ``tasks``, ``rollouts``, ``attempts``, ``spans`` and so on, ``rollouts_by_state``, and ``bytes``
+        on disk."""

@@ -92,6 +92,7 @@ class SqliteStore(Store):
         self._wakeups = Wakeups()
         self._closing = threading.Lock()
         self._closed = False
+        _raise_if_too_old()
         _raise_if_no_database(path)
         self._engine = create_engine(
             "sqlite://", creator=self._driver_connection, poolclass=NullPool, isolation_level="AUTOCOMMIT"
@@ -435,6 +436,17 @@ class SqliteStore(Store):
                 if time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.02)
+
+
+def _raise_if_too_old() -> None:
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StoreUnavailableError(
+            f"this Python comes with SQLite {sqlite3.sqlite_version}; the store needs "
+            f"{'.'.join(map(str, _OLDEST_SQLITE))} or newer (UPDATE … RETURNING). Use a newer Python."
+        )
+
+
+_OLDEST_SQLITE = (3, 35, 0)
 
 
 def _raise_if_no_database(path: Path) -> None:
