@@ -144,6 +144,14 @@ def test_broken_overrides_are_explained(tmp_path: Path, override: str):
     assert f"--set {override}" in message(tmp_path, BASE, override)
 
 
+def test_anchors_and_merges_work(tmp_path: Path):
+    policies = "policies:\n  a: &a {model: m, roles: [x]}\n  b: {<<: *a, roles: [y]}\n"
+    config = load_config(
+        write(tmp_path, yaml.safe_dump({**BASE, "policies": None}).replace("policies: null\n", policies))
+    )
+    assert (config.policies["b"].model, config.policies["b"].roles) == ("m", ["y"])
+
+
 def test_a_folder_is_no_configuration(tmp_path: Path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)

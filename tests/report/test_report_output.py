@@ -47,7 +47,7 @@ async def test_the_terminal_report_tells_the_result_and_survives_model_text(fill
         "reviewer",
         "before: lost",
         "after: won",
-        "1 attempts failed",
+        "1 attempt failed",
         "/models/team",
         "vllm serve",
     ):

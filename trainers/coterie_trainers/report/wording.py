@@ -23,7 +23,7 @@ def headline(figures: Figures) -> str:
     if measured.before and measured.after:
         return (
             f"Success went from {percent(measured.before.value)} to {percent(measured.after.value)} "
-            f"in {steps} steps ({minutes(figures.costs.train_seconds)} of training)."
+            f"in {counted(steps, 'step')} ({minutes(figures.costs.train_seconds)} of training)."
         )
     standing = {
         RunState.RUNNING: "The run goes on, or was cut off",
@@ -32,7 +32,7 @@ def headline(figures: Figures) -> str:
         RunState.SUCCEEDED: "The run has ended",
     }[figures.run.state]
     last = f"; success in the last step {percent(figures.curve.train[-1].success)}" if figures.curve.train else ""
-    return f"{standing} after {steps} steps{last}."
+    return f"{standing} after {counted(steps, 'step')}{last}."
 
 
 def health_lines(figures: Figures) -> Iterator[tuple[bool, str]]:
@@ -47,12 +47,12 @@ def health_lines(figures: Figures) -> Iterator[tuple[bool, str]]:
         missing == 0,
         "every training call came with token ids and log-probabilities"
         if not missing
-        else (f"{missing:,} training calls came without token ids or log-probabilities and taught nothing"),
+        else (f"{counted(missing, 'training call')} came without token ids or log-probabilities and taught nothing"),
     )
     failed = sum(health.failed_attempts.values())
     if failed:
         causes = ", ".join(f"{cause} {count:,}" for cause, count in health.failed_attempts.items())
-        yield False, f"{failed:,} attempts failed: {causes}"
+        yield False, f"{counted(failed, 'attempt')} failed: {causes}"
         for error in health.failures:
             yield False, f"for example: {shortened(error, 160)}"
     else:
@@ -60,7 +60,10 @@ def health_lines(figures: Figures) -> Iterator[tuple[bool, str]]:
     for warning, count in health.warnings.items():
         yield False, f"{count:,} × {shortened(warning, 200)}"
     if health.steps_without_rows:
-        yield False, f"{health.steps_without_rows:,} steps had nothing to learn from: every reward of a group was equal"
+        yield (
+            False,
+            f"{counted(health.steps_without_rows, 'step')} had nothing to learn from: every reward of a group was equal",
+        )
     for decision in figures.decisions:
         if decision.kind in ("stopped", "rolled_back"):
             yield False, f"{decision.kind.replace('_', ' ')}: {decision.evidence.get('reason', decision.subject)}"
@@ -73,7 +76,7 @@ def cost_lines(figures: Figures) -> Sequence[str]:
     rollouts = ", ".join(f"{mode} {count:,}" for mode, count in sorted(costs.rollouts.items()))
     calls = ", ".join(f"{role} {count:,}" for role, count in costs.calls_by_role.items())
     return [
-        f"training {minutes(costs.train_seconds)}, {costs.steps} steps{f' ({parts})' if parts else ''}; "
+        f"training {minutes(costs.train_seconds)}, {counted(costs.steps, 'step')}{f' ({parts})' if parts else ''}; "
         f"whole run {minutes(costs.wall_seconds)}",
         f"rollouts {sum(costs.rollouts.values()):,}{f' ({rollouts})' if rollouts else ''}",
         f"calls {sum(costs.calls_by_role.values()):,}{f' ({calls})' if calls else ''}",
@@ -113,6 +116,11 @@ def minutes(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 step``, ``1,200 steps``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def visible(text: str, *, lines: int | None = None) -> str:
