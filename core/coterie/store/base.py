@@ -236,9 +236,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def list_resources(
-        self, *, kind: ResourceKind | None = None, name: str | None = None
-    ) -> Sequence[Resource]:
+    async def list_resources(self, *, kind: ResourceKind | None = None, name: str | None = None) -> Sequence[Resource]:
         """The latest version of each resource; with ``name`` all versions of that one, oldest first."""
 
     # Runs
@@ -252,7 +250,9 @@ class Store(ABC):
         """Raises: NotFoundError: no such run; the message lists the newest ones."""
 
     @abstractmethod
-    async def list_runs(self, *, state: RunState | None = None, after: str | None = None, limit: int = 100) -> Page[Run]:
+    async def list_runs(
+        self, *, state: RunState | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[Run]:
         """Runs, newest first."""
 
     @abstractmethod
@@ -274,4 +274,5 @@ class Store(ABC):
     @abstractmethod
     async def statistics(self) -> Mapping[str, JSON]:
         """The number of ``tasks``, ``rollouts``, ``attempts``, ``spans`` and so on, ``rollouts_by_state``, and ``bytes``
-        on disk."""
+        on disk.
+        """

@@ -399,7 +399,13 @@ class SqliteStore(Store):
         )
         # FULL: a commit returns when the write-ahead log is on disk. 8192: a span of an LLM call has about 3 kB, of
         # which the default page would hold only one.
-        for pragma in ("page_size = 8192", "synchronous = FULL", "foreign_keys = ON", "cache_size = -32000", "temp_store = MEMORY"):
+        for pragma in (
+            "page_size = 8192",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "cache_size = -32000",
+            "temp_store = MEMORY",
+        ):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
@@ -478,7 +484,7 @@ _SQLITE_HEADER = b"SQLite format 3\x00"
 
 def _driver_of(connection: Connection) -> sqlite3.Connection:
     driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - narrows the type
+    assert isinstance(driver, sqlite3.Connection)
     return driver
 
 

@@ -238,7 +238,7 @@ def _end(
         becomes = RolloutState.QUEUED if retry else RolloutState.CANCELLED
         reason = None if retry else _what_happened(attempt, "was given up", error)
     else:
-        assert cause is not None  # noqa: S101 - finish() gives every failure a cause
+        assert cause is not None
         becomes = RolloutState.QUEUED if retry and _attempts_left(connection, rollout) else RolloutState.DEAD
         if becomes is RolloutState.DEAD:
             reason = _what_happened(attempt, _WHY[cause].format(rollout=rollout), error)

@@ -55,7 +55,7 @@ class Writer:
     ) -> None:
         self._connection = connection
         driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - narrows the type
+        assert isinstance(driver, sqlite3.Connection)
         self._driver = driver
         self._path = path
         self._lock_timeout_seconds = lock_timeout_seconds
@@ -260,7 +260,7 @@ class _Job(Generic[Result]):
 
     def undoing(self) -> _Job[None]:
         undo, result = self.undo, self.result
-        assert undo is not None  # noqa: S101 - the caller looked
+        assert undo is not None
         return _Job(lambda transaction: undo(transaction, result))
 
 
