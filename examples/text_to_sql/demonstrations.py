@@ -1,5 +1,7 @@
 """Demonstrations for the warm start: team runs by hasty people, made from training questions only.
 
+A slip may happen to write the gold query of some other question; if that one is held out, the slip is left out.
+
 They show how plans, queries and reviews look, and they are often wrong on purpose: plans misread the question, queries
 lose a filter, reviews are mistaken. A model that imitates them starts out poor but not hopeless, and reinforcement
 learning has something to do.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from agents import ANALYST, CODER, REVIEWER
@@ -36,29 +38,34 @@ class Demonstration:
     answer: str
 
 
-def demonstrate(questions: Sequence[Question], runs: int, seed: int) -> Iterator[Demonstration]:
-    """So many runs of the team, every family equally often: three demonstrations each."""
+def demonstrate(
+    questions: Sequence[Question], runs: int, seed: int, *, held_out: Set[str] = frozenset()
+) -> Iterator[Demonstration]:
+    """So many runs of the team, every family equally often: three demonstrations each, none with a held-out query."""
     rng = random.Random(seed)
     by_family = [[question for question in questions if question.family is family] for family in FAMILIES]
     for number in range(runs):
         question = rng.choice(by_family[number % len(by_family)])
-        plan = _hasty_plan(question, rng)
+        plan = _hasty_plan(question, rng, held_out)
         query = _hasty_query(plan.sql, rng)
+        if query in held_out:
+            query = plan.sql
         right = same_result(run_sql(query), question.answer, ordered=question.gold.ordered)
         accepted = right != (rng.random() < WRONG_VERDICT)
-        review = "ok" if accepted else f"fix {_hasty_plan(question, rng)}"
+        review = "ok" if accepted else f"fix {_hasty_plan(question, rng, held_out)}"
         yield Demonstration(ANALYST, question.text, str(plan))
         yield Demonstration(CODER, f"{question.text}\n{plan}", query)
         yield Demonstration(REVIEWER, f"{question.text}\n{query}", review)
 
 
-def _hasty_plan(question: Question, rng: random.Random) -> Plan:
+def _hasty_plan(question: Question, rng: random.Random, held_out: Set[str]) -> Plan:
     family = question.family
     prejudiced = family.name in PREJUDICED
     if rng.random() >= WRONG_PLAN + (0.15 if prejudiced else 0.0):
         return question.gold
     misread = family.misreadings[0] if prejudiced and rng.random() < 0.85 else rng.choice(family.misreadings)
-    return misread(*(f"'{value}'" if isinstance(value, str) else str(value) for value in question.values))
+    plan = misread(*(f"'{value}'" if isinstance(value, str) else str(value) for value in question.values))
+    return question.gold if plan.sql in held_out else plan
 
 
 def _hasty_query(sql: str, rng: random.Random) -> str:
@@ -73,7 +80,7 @@ def _another_aggregate(sql: str) -> str:
     return re.sub(r"\b(avg|sum|max|count)\((\w+)\)", lambda found: f"{other[found[1]]}({found[2]})", sql, count=1)
 
 
-_SLIPS = (
+_SLIPS: tuple[Callable[[str], str], ...] = (
     lambda sql: re.sub(r" AND \w+ [<>=] \S+", "", sql, count=1),
     lambda sql: re.sub(r" WHERE .*?(?= GROUP| ORDER|$)", "", sql),
     lambda sql: sql.translate(str.maketrans("<>", "><")),

@@ -57,7 +57,8 @@ def prepare(folder: Path, *, seed: int, progress: Progress, steps: int = STEPS, 
     data.mkdir(parents=True, exist_ok=True)
     for name, questions in splits.items():
         write_tasks(questions, data / f"{name}.jsonl")
-    demonstrations = list(demonstrate(splits["train"], runs, seed))
+    held_out = {question.gold.sql for question in splits["val"] + splits["test"]}
+    demonstrations = list(demonstrate(splits["train"], runs, seed, held_out=held_out))
 
     tokenizer = make_tokenizer(demonstrations)
     torch.manual_seed(seed)
