@@ -168,8 +168,8 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         if self._leaves_out(run_id):
             return
         parent = parent_of_new_run(parent_run_id)
-        identity = tool_caller(parent, tool_call_id)
         tool_name = (serialized or {}).get("name") or name or "tool"
+        identity = tool_caller(parent, tool_name, tool_call_id)
         attributes = {names.OPERATION: names.EXECUTE_TOOL, names.TOOL_NAME: tool_name}
         if identity is not None:
             attributes |= _agent_attributes(identity)
@@ -205,6 +205,8 @@ class CoterieCallbackHandler(BaseCallbackHandler):
             _hand_over(run, goto_targets(output))
         if run.span is not None:
             rules = content_rules()
+            if tool_call_id := getattr(output, "tool_call_id", None):
+                run.span.set_attribute(names.TOOL_CALL_ID, tool_call_id)
             if rules.capture_content:
                 run.span.set_attribute(names.TOOL_RESULT, rules.text(_result_text(output)))
             if getattr(output, "status", None) == "error":
@@ -388,6 +390,7 @@ def _hand_over(run: Run, targets: Any) -> None:
 def _note_tool_calls(root: Run, identity: Identity, response: Any) -> None:
     for generation in response.generations[0] if response.generations else ():
         for tool_call in getattr(getattr(generation, "message", None), "tool_calls", None) or ():
+            root.tool_callers[tool_call["name"]] = identity
             if tool_call.get("id"):
                 root.tool_callers[tool_call["id"]] = identity
 

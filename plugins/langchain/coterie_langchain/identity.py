@@ -20,9 +20,12 @@ UNNAMED_AGENT = "agent"
 _UNNAMED_GRAPH = "LangGraph"
 """The run name of a graph without a name."""
 _CREATE_AGENT = "langchain_create_agent"
+_LANGGRAPH = "langgraph"
 _REACT_FIRST_NODES = frozenset({"agent", "pre_model_hook"})
-_REACT_NODES = _REACT_FIRST_NODES | {"tools", "post_model_hook", "generate_structured_response"}
-"""The nodes of LangGraph's ``create_react_agent``, whose runs carry no mark of their own."""
+_PARTS = _REACT_FIRST_NODES | {"model", "tools", "post_model_hook", "generate_structured_response"}
+"""The nodes of ``create_agent`` and of LangGraph's ``create_react_agent``, for graphs that carry no mark of their own."""
+_MIDDLEWARE = (".before_agent", ".before_model", ".after_model", ".after_agent")
+"""How ``create_agent`` names the nodes of its middleware."""
 
 
 def starts_node(parent: Run, metadata: Mapping[str, Any]) -> bool:
@@ -34,21 +37,20 @@ def starts_node(parent: Run, metadata: Mapping[str, Any]) -> bool:
 def kind_of_graph(graph: Run, first_node: str) -> RunKind:
     """What a graph is whose first node starts."""
     above = graph.parent
-    if graph.integration == _CREATE_AGENT and (
-        above is None
-        or above.integration != _CREATE_AGENT
-        or _own_tag(graph) is not None
-        or first_node == "model"
-        or ".before_" in first_node
-    ):
+    inherited = above.integration if above is not None else None
+    if graph.integration == _CREATE_AGENT and (inherited != _CREATE_AGENT or _own_tag(graph) is not None):
         return RunKind.CREATED_AGENT
-    return RunKind.REACT_AGENT if first_node in _REACT_FIRST_NODES else RunKind.GRAPH
+    # Below an agent the mark is inherited, and LangChain 1.0 sets none: then the first node must tell.
+    unmarked = graph.integration != _LANGGRAPH
+    if first_node in _REACT_FIRST_NODES or (unmarked and (first_node == "model" or first_node.endswith(_MIDDLEWARE))):
+        return RunKind.AGENT_BY_NODES
+    return RunKind.GRAPH
 
 
 def is_part_of_agent(graph: Run, node: str) -> bool:
     """True if a node of this graph is no agent of its own, but the graph's model, tools or middleware."""
-    if graph.kind is RunKind.REACT_AGENT:
-        return node in _REACT_NODES
+    if graph.kind is RunKind.AGENT_BY_NODES:
+        return node in _PARTS or node.endswith(_MIDDLEWARE)
     return graph.kind is RunKind.CREATED_AGENT
 
 
@@ -88,14 +90,14 @@ def speaker_in(run: Run | None) -> Identity:
     return child_identity(UNNAMED_AGENT if generic else name)
 
 
-def tool_caller(run: Run | None, tool_call_id: str | None) -> Identity | None:
+def tool_caller(run: Run | None, tool: str, tool_call_id: str | None) -> Identity | None:
     """Who calls a tool that runs below ``run``.
 
     A graph made by hand runs tools in a node of their own, which never speaks: there it is the agent whose answer
-    asked for the call.
+    asked for the call. Early versions of LangChain do not say which call it is; there it is who last asked for the tool.
     """
-    if run is not None and tool_call_id is not None and run.agent is not None and not run.agent.has_spoken:
-        caller = run.root.tool_callers.get(tool_call_id)
+    if run is not None and run.agent is not None and not run.agent.has_spoken:
+        caller = run.root.tool_callers.get(tool_call_id or tool)
         if caller is not None:
             return caller
     return identity_in(run)

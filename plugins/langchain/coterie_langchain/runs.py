@@ -25,8 +25,8 @@ class RunKind(StrEnum):
     """A compiled graph whose nodes are agents."""
     CREATED_AGENT = "created_agent"
     """A graph made by LangChain's ``create_agent``: it is one agent, its nodes are parts."""
-    REACT_AGENT = "react_agent"
-    """A graph like LangGraph's ``create_react_agent``: one agent, as far as its nodes are the usual ones."""
+    AGENT_BY_NODES = "agent_by_nodes"
+    """A graph without such a mark that has the nodes of an agent, as ``create_react_agent`` makes: those are parts."""
     NODE = "node"
     """A node of a graph, or a task of LangGraph's functional API."""
     TOOL = "tool"
@@ -72,7 +72,7 @@ class Run:
     open_runs: dict[UUID, Run] = field(default_factory=dict)
     """Of the outermost run: all runs below it that have not ended."""
     tool_callers: dict[str, Identity] = field(default_factory=dict)
-    """Of the outermost run: tool call id to the agent whose answer asked for it."""
+    """Of the outermost run: tool call id, and tool name, to the agent whose answer asked for it (last)."""
 
     def __post_init__(self) -> None:
         parent = self.parent

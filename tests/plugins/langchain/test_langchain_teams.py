@@ -16,7 +16,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
 from langgraph.types import Command, Send
 from reading_spans import chat_model, edges, last_text, outline, scope_of, system_text
 
@@ -148,6 +148,40 @@ def test_created_agent_with_tools(serve):
     assert call.attributes[names.TOOL_RESULT] == "5"
     assert call.attributes[names.ROLE] == "senior_adder"
     assert call.attributes[names.TOOL_CALL_ID]
+
+
+@pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+def test_react_agent_of_langgraph_is_one_agent(serve):
+    def script(body: dict[str, Any]) -> Any:
+        if body["messages"][-1]["role"] == "tool":
+            return "five"
+        return {"tool_calls": [{"name": "add", "arguments": {"a": 2, "b": 3}}]}
+
+    server, sink = serve(script), ListSink()
+    agent = create_react_agent(chat_model(server), [add], name="adder")
+    with attempt_scope(scope_of(server, sink)):
+        agent.invoke({"messages": [HumanMessage("2+3?")]})
+
+    assert outline(sink.spans) == [
+        "invoke_agent adder",
+        "> chat adder",
+        "> execute_tool add adder",
+        "> chat adder",
+    ]
+
+
+def test_agents_in_nodes_of_another_name_or_without_a_name(serve):
+    server, sink = serve(lambda body: "ok"), ListSink()
+    model = chat_model(server)
+    graph = StateGraph(MessagesState)
+    graph.add_node("drafts", create_agent(model, []))
+    graph.add_node("checks", create_agent(model, [], name="critic"))
+    graph.add_edge(START, "drafts")
+    graph.add_edge("drafts", "checks")
+    with attempt_scope(scope_of(server, sink)):
+        graph.compile().invoke({"messages": [HumanMessage("go")]})
+
+    assert [chat.attributes[names.AGENT_PATH] for chat in sink.of(names.CHAT)] == ["drafts", "checks/critic"]
 
 
 def sub_agent_as_tool(server: Any, **settings: Any) -> Any:
