@@ -272,8 +272,8 @@ def _what_happened(attempt: Attempt, why: str, error: str | None) -> str:
 
 def _attempts_left(connection: Connection, rollout: Rollout) -> bool:
     # An attempt that was given back unharmed does not count.
-    failed: int = connection.execute(_COUNT_FAILED, {"rollout_id": rollout.id}).scalar_one()
-    return failed < rollout.max_attempts
+    states = connection.execute(_STATES_OF_ATTEMPTS, {"rollout_id": rollout.id}).scalars()
+    return sum(state == AttemptState.FAILED.value for state in states) < rollout.max_attempts
 
 
 def _raise_for_missing(kind: str, ids: Sequence[str], found: Any) -> None:
@@ -351,11 +351,8 @@ _OVERDUE = (
     .order_by(ATTEMPTS.c.lease_expires_ns)
 )
 _NEXT_EXPIRY = select(func.min(ATTEMPTS.c.lease_expires_ns)).where(_IS_RUNNING)
-_COUNT_FAILED = (
-    select(func.count())
-    .select_from(ATTEMPTS)
-    .where(ATTEMPTS.c.rollout_id == bindparam("rollout_id"), ATTEMPTS.c.state == AttemptState.FAILED.value)
-)
+# Counting by state in SQL would tempt SQLite to walk through the failed attempts of all rollouts.
+_STATES_OF_ATTEMPTS = select(ATTEMPTS.c.state).where(ATTEMPTS.c.rollout_id == bindparam("rollout_id"))
 _PROLONG = (
     update(ATTEMPTS)
     .where(_IS_RUNNING, one_of(ATTEMPTS.c.id))
