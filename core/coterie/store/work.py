@@ -273,7 +273,8 @@ def _what_happened(attempt: Attempt, why: str, error: str | None) -> str:
 def _attempts_left(connection: Connection, rollout: Rollout) -> bool:
     # An attempt that was given back unharmed does not count.
     states = connection.execute(_STATES_OF_ATTEMPTS, {"rollout_id": rollout.id}).scalars()
-    return sum(state == AttemptState.FAILED.value for state in states) < rollout.max_attempts
+    failed = sum(state == AttemptState.FAILED.value for state in states)
+    return failed < rollout.max_attempts
 
 
 def _raise_for_missing(kind: str, ids: Sequence[str], found: Any) -> None:
