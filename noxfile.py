@@ -16,7 +16,13 @@ TRAIN_PYTHON = "3.11"
 """The pinned training stack exists for this one."""
 PROJECT = nox.project.load_toml("pyproject.toml")
 PLUGINS = {
-    ("langchain", "oldest"): ["langchain-core==1.0.0", "langgraph==1.0.0", "langchain==1.0.0", "langchain-openai==1.0.0"],
+    ("langchain", "oldest"): [
+        "langchain-core==1.0.0",
+        "langgraph==1.0.0",
+        "langgraph-prebuilt==1.0.0",
+        "langchain==1.0.0",
+        "langchain-openai==1.0.0",
+    ],
     ("langchain", "latest"): ["langchain-core", "langgraph", "langchain", "langchain-openai"],
 }
 TIMEOUT = ["timeout", "--kill-after=10"] if sys.platform.startswith("linux") else []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_backend import ScriptedBackend
 
 import coterie
 from coterie.errors import ConfigError, NothingToTrainError
@@ -16,7 +17,6 @@ from coterie.testing import Fault, Reply, ScriptedModel
 from coterie.vocabulary import AttemptState, FailureCause, Mode, RolloutState, Run, RunState
 from coterie_trainers import loop
 from coterie_trainers.config import TrainConfig
-from scripted_backend import ScriptedBackend
 
 APP = """
 import asyncio, itertools, time
