@@ -160,6 +160,7 @@ def test_a_failed_call_is_an_untrainable_turn() -> None:
         ("TimeoutError", False),
         (None, True),
     ]
+    assert [turn.response_ids for turn in made.turns] == [None, None, (4, 5)]
 
 
 def test_a_call_that_client_and_gateway_recorded_is_one_turn() -> None:

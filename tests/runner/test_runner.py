@@ -17,6 +17,7 @@ from coterie.conventions import EVALUATION_EVENT, EVALUATION_VALUE, INVOKE_WORKF
 from coterie.errors import ConfigError, StoreUnavailableError
 from coterie.roles import acting_as
 from coterie.runner import Runner, RunnerStatistics
+from coterie.spans import tracer
 from coterie.store.base import Store
 from coterie.vocabulary import (
     Attempt,
@@ -49,7 +50,8 @@ async def test_a_rollout_is_played_with_its_task_and_its_reward_is_kept(store: S
         coterie.reward(0.5, role="coder", name="style")
         return {"team": True, "coder": 0.25}
 
-    rollout, attempt, statistics = await played(store, team, worker="w1")
+    with tracer().start_as_current_span("what the runner's caller traces"):
+        rollout, attempt, statistics = await played(store, team, worker="w1")
     assert rollout.state is RolloutState.SUCCEEDED
     assert (attempt.state, attempt.worker, attempt.error) == (AttemptState.SUCCEEDED, "w1", None)
     rewards = (await store.get_rewards([attempt.id]))[attempt.id]
