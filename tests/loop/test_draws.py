@@ -31,5 +31,5 @@ def test_balanced_draws_are_distinct_and_take_turns(count: int, step: int):
 
 
 def test_a_task_without_the_balanced_key_is_named():
-    with pytest.raises(ConfigError, match="'odd'.*'family'"):
+    with pytest.raises(ConfigError, match=r"'odd'.*'family'"):
         draw_tasks([Task("odd", 1)], count=1, seed=0, step=0, balance="family")

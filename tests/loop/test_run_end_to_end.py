@@ -47,8 +47,10 @@ def folder(tmp_path: Path) -> Path:
 def start(folder: Path) -> subprocess.Popen[str]:
     settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
     return subprocess.Popen(
-        [Path(sys.executable).with_name("coterie"), "train", "app.py:team", "config.yaml", "--out", "work"]
-        + ["--json", "figures.json", *settings],
+        [
+            *(Path(sys.executable).with_name("coterie"), "train", "app.py:team", "config.yaml", "--out", "work"),
+            *("--json", "figures.json", *settings),
+        ],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
