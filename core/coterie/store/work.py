@@ -272,8 +272,8 @@ def _what_happened(attempt: Attempt, why: str, error: str | None) -> str:
 
 def _attempts_left(connection: Connection, rollout: Rollout) -> bool:
     # An attempt that was given back unharmed does not count.
-    states = connection.execute(_STATES_OF_ATTEMPTS, {"rollout_id": rollout.id}).scalars()
-    failed = sum(state == AttemptState.FAILED.value for state in states)
+    states: Sequence[str] = connection.execute(_STATES_OF_ATTEMPTS, {"rollout_id": rollout.id}).scalars().all()
+    failed = states.count(AttemptState.FAILED.value)
     return failed < rollout.max_attempts
 
 
