@@ -230,3 +230,10 @@ async def test_a_model_that_fails_half_the_time_fails_attempts_not_the_run(folde
     states = [rollout.state for rollout in rollouts]
     assert states.count(RolloutState.DEAD) > 0
     assert states.count(RolloutState.SUCCEEDED) > 0
+
+
+async def test_a_program_whose_client_wants_a_key_trains_without_one(folder, model, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (folder / "app.py").write_text(APP.replace('base_url="http://127.0.0.1:9/v1", api_key="none", ', ""))
+    run = await run_loop(folder, "team", ScriptedBackend(model), monkeypatch, config(steps=1))
+    assert run.state is RunState.SUCCEEDED

@@ -143,11 +143,11 @@ def example_folder(name: str) -> Path:
 def _train_and_report(
     app: str, settings: TrainConfig, *, folder: Path, work: Path, json_file: Path | None, fresh: bool
 ) -> None:
-    from coterie.apps import load_app
+    from coterie_trainers.team import load_team
 
     if not app.rpartition(":")[0].endswith(".py"):
         sys.path.append(str(Path.cwd()))  # a module beside the user, which a console script does not see by itself
-    load_app(app, folder=folder)  # the cheapest check comes first; it is not loaded twice
+    load_team(app, folder=folder)  # the cheapest check comes first; it is not loaded twice
     _require_training_stack()
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.resolve().parent}.")

@@ -10,7 +10,6 @@ of the checkpoint that did best on validation; the test split is measured before
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import coterie
-from coterie.apps import load_app
 from coterie.assembly import load_episodes
 from coterie.errors import ConfigError, NothingToTrainError
 from coterie.interfaces import Backend
@@ -52,6 +50,7 @@ from coterie_trainers.draws import draw_tasks
 from coterie_trainers.evaluation import Evaluator, team_success
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
+from coterie_trainers.team import load_team
 from coterie_trainers.workspace import Workspace
 
 
@@ -79,9 +78,7 @@ async def train(
         BackendError: a model server or trainer failed.
         NothingToTrainError: too many steps in a row had no usable group.
     """
-    # Agents call the policies' endpoints, but their clients often refuse to be made without a key.
-    os.environ.setdefault("OPENAI_API_KEY", "none: calls go to the policy's endpoint")
-    function = load_app(app_spec, folder=folder)
+    function = load_team(app_spec, folder=folder)
     estimate = advantages.check(config.credit.advantage)
     with Workspace(work) as workspace:
         if fresh:
