@@ -78,6 +78,7 @@ class PolicyTrainer:
             loss_agg_mode=plan.loss_aggregation,
             policy_loss=PolicyLossConfig(loss_mode="vanilla"),
         )
+        self._warm_up()
 
     def update(self, columns: dict[str, list[Any]], temperature: float) -> dict[str, Any]:
         """One pass over the rows in ``mini_batches`` gradient steps.
@@ -154,6 +155,13 @@ class PolicyTrainer:
         self._updates = state["updates"]
         return {}
 
+    def _warm_up(self) -> None:
+        """One pass without a step: the first is slower by seconds, and the server is not ready yet anyway."""
+        row = _Row([0, 0], [0, 0], [1, 1], [0.0, 0.0], [0.0, 0.0], 1.0)
+        with self._engine.train_mode():
+            self._accumulate([row], 1.0, _Figures())
+            self._engine.optimizer_zero_grad()
+
     def _mini_batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
         """The rows of each gradient step: all of them, or random parts of equal size (± 1)."""
         count = min(self._plan.mini_batches, len(rows))
@@ -163,6 +171,12 @@ class PolicyTrainer:
             yield rows[number * len(rows) // count : (number + 1) * len(rows) // count]
 
     def _gradient_step(self, rows: list[_Row], temperature: float, figures: _Figures) -> None:
+        self._engine.optimizer_zero_grad()
+        self._accumulate(rows, temperature, figures)
+        figures.end_step(float(self._engine.optimizer_step()))
+
+    def _accumulate(self, rows: list[_Row], temperature: float, figures: _Figures) -> None:
+        """Add up the gradient of the mean loss over these rows, pass by pass."""
         tokens = sum(sum(row.response_mask) for row in rows)
 
         def loss(model_output: dict[str, Any], data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, Any]:
@@ -175,7 +189,6 @@ class PolicyTrainer:
             return value, {}
 
         limit = self._plan.max_tokens_per_pass
-        self._engine.optimizer_zero_grad()
         for group in _passes(rows, min(limit, _CPU_PASS_TOKENS) if self._plan.on_cpu else limit):
             data = _tensors(group)
             tensordict_utils.assign_non_tensor(
@@ -187,7 +200,6 @@ class PolicyTrainer:
                 micro_batch_size_per_gpu=len(group),
             )
             self._engine.forward_backward_batch(data, loss)
-        figures.end_step(float(self._engine.optimizer_step()))
 
 
 @dataclass(slots=True)
