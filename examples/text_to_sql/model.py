@@ -19,11 +19,12 @@ from database import DATABASE, build_database
 from demonstrations import Demonstration, demonstrate
 from questions import make_splits, write_tasks
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 RUNS = 6000
 """Demonstrated team runs; each has a plan, a query and a review."""
-STEPS = 1000
+STEPS = 1200
 """Gradient steps of the warm start."""
 BATCH = 32
 LEARNING_RATE = 4e-3
@@ -135,7 +136,11 @@ def imitate(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Supervised learning on the answers, in batches of like length; warm-up, then a cosine down to a tenth."""
+    """Supervised learning on the answers, in batches of like length; warm-up, then a cosine down to a tenth.
+
+    The first token of an answer counts as much as all its tokens: it is a decision (which table; accept or not), and a
+    reviewer that learns only the average token does not learn to tell right from wrong.
+    """
     pairs = sorted((encode(tokenizer, shown) for shown in demonstrations), key=lambda pair: len(pair[0]) + len(pair[1]))
     batches = [collate(pairs[start : start + BATCH], tokenizer.pad_token_id) for start in range(0, len(pairs), BATCH)]
     rng = random.Random(seed)
@@ -148,10 +153,11 @@ def imitate(
         pace = min(1.0, (step + 1) / 30) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * pace
-        hidden_B_T_D = model.model(input_ids=ids_B_T).last_hidden_state[:, :-1]
         answered_B_T = labels_B_T[:, 1:] != -100
-        logits_N_V = model.lm_head(hidden_B_T_D[answered_B_T])
-        loss = torch.nn.functional.cross_entropy(logits_N_V, labels_B_T[:, 1:][answered_B_T])
+        first_N = (answered_B_T.cumsum(1) == 1)[answered_B_T]
+        hidden_N_D = model.model(input_ids=ids_B_T).last_hidden_state[:, :-1][answered_B_T]
+        loss_N = cross_entropy(model.lm_head(hidden_N_D), labels_B_T[:, 1:][answered_B_T], reduction="none")
+        loss = loss_N.mean() + loss_N[first_N].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
