@@ -16,7 +16,10 @@ from conftest import EXAMPLE
 from judge import judge
 from questions import Question, make_splits
 
+from coterie.apps import load_app
 from coterie.testing import ScriptedModel
+from coterie.vocabulary import Task
+from coterie_trainers.config_file import load_config
 
 # langchain-openai keeps its HTTP client for the life of the process, and a client keeps to one event loop.
 one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -117,6 +120,21 @@ async def test_runs_side_by_side_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(calls) == 3 * len(questions)
     for question, state in zip(questions, states, strict=True):
         assert judge(question.task["reference"], state)["team"] == 1, question.text
+
+
+@one_loop
+async def test_the_rollout_function_gives_the_rewards(question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"analyst": [str(question.gold)], "coder": [question.gold.sql], "reviewer": ["ok"]}
+    with team_of(answers, monkeypatch):
+        team = load_app("app.py:team", folder=EXAMPLE)
+        rewards = await team(task=Task(**question.task))
+    assert rewards == {"team": 1, "analyst": 1, "coder": 1, "reviewer": 1}
+
+
+def test_the_configuration_is_valid() -> None:
+    config = load_config(EXAMPLE / "config.yaml")
+    assert config.prepare == "model.py:prepare"
+    assert config.training.balance == "family"
 
 
 def test_the_agents_know_nothing_of_coterie() -> None:
