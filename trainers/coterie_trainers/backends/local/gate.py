@@ -15,7 +15,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 from coterie.conventions import HEADER_POLICY_VERSION, HEADER_POLICY_VERSION_END
@@ -28,6 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 GENERATING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 """Paths whose answers depend on the weights."""
 TOKEN_VARIABLE = "COTERIE_GATE_TOKEN"  # noqa: S105
+_LOOK_SECONDS = 0.2
 _VERSION = HEADER_POLICY_VERSION.encode()
 _VERSION_END = HEADER_POLICY_VERSION_END.encode()
 
@@ -91,7 +92,8 @@ class PolicyGate:
         elif path == "/coterie/weights" and scope["method"] == "POST":
             asked = json.loads(await _body(receive))
             try:
-                figures = await self._receive_weights(scope["app"].state.engine_client, **asked)
+                engine = scope["app"].state.engine_client
+                figures = await _while_alive(engine, self._receive_weights(engine, **asked))
             except Exception as error:  # noqa: BLE001 - whatever it was, the driver must be told
                 await _answer(send, 500, {"error": f"{type(error).__name__}: {error}"})
             else:
@@ -121,6 +123,18 @@ class PolicyGate:
             finally:
                 self._open.set()
             return {"version": version, "drain": drained - began, "seconds": time.monotonic() - began}
+
+
+async def _while_alive(engine: Any, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
+    """The work's result. vLLM leaves calls to an engine that was killed waiting for ever: this raises instead."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait([task], timeout=_LOOK_SECONDS)
+        if engine.errored and not task.done():
+            # Not awaited: what the task still calls in its end would wait for the engine again.
+            task.cancel()
+            raise ConnectionError("the engine process has ended")
+    return task.result()
 
 
 async def _body(receive: Receive) -> bytes:

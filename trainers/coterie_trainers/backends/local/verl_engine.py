@@ -224,7 +224,7 @@ class _Figures:
         tokens = int(mask.sum())
         if tokens == 0:
             return
-        self.loss += float(loss)
+        self.loss += float(loss.detach())
         self.tokens += tokens
         self.clipped += tokens * float(metrics["actor/pg_clipfrac"].aggregate())
         self.divergence += tokens * float(metrics["actor/ppo_kl"].aggregate())
