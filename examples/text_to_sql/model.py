@@ -51,8 +51,7 @@ class Progress(Protocol):
 def prepare(folder: Path, *, seed: int, progress: Progress, steps: int = STEPS, runs: int = RUNS) -> None:
     """Make database, ``folder/data`` and ``folder/model``. Whatever an earlier call left there is replaced."""
     progress.stage("making questions and demonstrations")
-    if not DATABASE.exists():
-        build_database(DATABASE)
+    build_database(DATABASE)
     splits = make_splits()
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
