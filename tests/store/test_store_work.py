@@ -325,6 +325,19 @@ async def test_who_waits_for_rollouts_is_woken_by_their_end(store: Store) -> Non
     ]
 
 
+async def test_who_waits_for_rollouts_of_which_some_have_ended_is_woken_by_the_rest(store: Store) -> None:
+    first, second = await queue(store, 2)
+    leases = await store.lease("w", limit=2, lease_seconds=60)
+    await store.finish(leases[0].attempt.id, AttemptState.SUCCEEDED)
+    waiting = asyncio.create_task(store.wait([first.id, second.id]))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    await store.finish(leases[1].attempt.id, AttemptState.SUCCEEDED)
+    async with asyncio.timeout(10):
+        ended = await waiting
+    assert {rollout.state for rollout in ended} == {RolloutState.SUCCEEDED}
+
+
 async def test_waiting_for_rollouts_ends_when_the_time_is_up(store: Store) -> None:
     (rollout,) = await queue(store)
     started = time.monotonic()

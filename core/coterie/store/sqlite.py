@@ -219,7 +219,8 @@ class SqliteStore(Store):
     async def wait(self, rollout_ids: Sequence[str], *, timeout_seconds: float | None = None) -> Sequence[Rollout]:
         give_up_at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         with self._wakeups.waiter(rollout_ids) as waiter:
-            while await self._read(lambda connection: work.open_rollouts(connection, rollout_ids)):
+            while open_ids := await self._read(lambda connection: work.open_rollouts(connection, rollout_ids)):
+                self._wakeups.narrow(waiter, open_ids)
                 left = None if give_up_at is None else give_up_at - time.monotonic()
                 if left is not None and left <= 0:
                     break

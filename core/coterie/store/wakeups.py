@@ -53,6 +53,14 @@ class Wakeups:
             with self._lock:
                 self._waiters.discard(waiter)
 
+    def narrow(self, waiter: Waiter, open_ids: Collection[str]) -> None:
+        """Let a waiter wait for these alone: what ended before it registered is announced to nobody."""
+        with self._lock:
+            if waiter.remaining is not None:
+                waiter.remaining.intersection_update(open_ids)
+                if not waiter.remaining:
+                    waiter.wake()
+
     def announce(self, *, queued: bool, ended: Collection[str]) -> None:
         """Wake those whom a committed change concerns. Call it after the commit, from any thread."""
         with self._lock:
