@@ -11,6 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 
 import coterie
+from coterie.assembly import load_episodes
 from coterie.runner import Runner, RunnerStatistics
 from coterie.store.base import Store
 from coterie.testing import Reply, ScriptedModel
@@ -66,6 +67,22 @@ async def test_a_trainable_call_gives_no_warning(store: Store, team: Team, model
     found, statistics = await warnings(store, team, pin={"base_url": model.base_url, "model": "m", "policy": "p"})
     assert found == [""]
     assert statistics.untrainable == 0
+
+
+async def test_a_stream_that_nobody_read_to_its_end_is_recorded(store: Store, team: Team, model: ScriptedModel) -> None:
+    kept = []
+
+    async def half(task: coterie.Task) -> float:
+        asked = [{"role": "user", "content": "hello"}]
+        stream = await team.client.chat.completions.create(model="x", messages=asked, stream=True)
+        kept.append(stream)
+        await anext(aiter(stream))
+        return 1.0
+
+    await warnings(store, half, pin={"base_url": model.base_url, "model": "m", "policy": "p"})
+    (rollout,) = (await store.list_rollouts()).items
+    (episode,) = await load_episodes(store, [rollout.id])
+    assert [turn.messages[0]["content"] for turn in episode.turns] == ["hello"]
 
 
 async def test_no_call_at_all(store: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -144,7 +144,7 @@ async def test_a_failure_that_must_not_be_retried_is_dead_at_once(store: Store) 
     dead = await store.finish(lease.attempt.id, AttemptState.FAILED, cause=FailureCause.DEADLINE, retry=False)
     assert dead.state is RolloutState.DEAD
     assert dead.reason is not None
-    assert "deadline of 2.0 s" in dead.reason
+    assert "its deadline" in dead.reason
 
 
 async def test_an_attempt_that_is_given_back_does_not_count(store: Store) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from threading import Lock, Thread
+from threading import RLock, Thread
 
 from coterie.capture.content import ContentRules
 from coterie.capture.switch import instrument
@@ -54,7 +54,7 @@ class _PipeSink:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._lock = Lock()
+        self._lock = RLock()
 
     def send(self, message: object) -> None:
         with self._lock:

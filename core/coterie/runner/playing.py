@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Any, Protocol
 
 from opentelemetry.context import Context
@@ -132,6 +132,8 @@ class InProcess:
                     root.set_status(Status(StatusCode.ERROR, outcome.error.splitlines()[0]))
                     root.set_attribute(c.ERROR_TYPE, (outcome.cause or outcome.state).value)
             finally:
+                # What the function left behind, such as a stream that nobody read to its end, would be lost.
+                scope.end_open_calls()
                 root.end()
                 tap.close()
         return outcome
@@ -210,7 +212,7 @@ class _Tap:
         self.root: OtelSpan | None = None
         self.rewards = 0
         self._sink: SpanSink | None = sink
-        self._lock = Lock()
+        self._lock = RLock()
 
     def add_span(self, span: Span) -> None:
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Lock
+from threading import RLock
 
 from coterie.runner.trainability import CallCount
 from coterie.vocabulary import Reward, Span
@@ -16,7 +16,7 @@ class AttemptSink:
         self.calls = CallCount()
         self._spans: list[Span] = []
         self._rewards: list[Reward] = []
-        self._lock = Lock()
+        self._lock = RLock()
 
     def add_span(self, span: Span) -> None:
         """Take a finished span."""

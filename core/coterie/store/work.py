@@ -241,7 +241,7 @@ def _end(
         assert cause is not None
         becomes = RolloutState.QUEUED if retry and _attempts_left(connection, rollout) else RolloutState.DEAD
         if becomes is RolloutState.DEAD:
-            reason = _what_happened(attempt, _WHY[cause].format(rollout=rollout), error)
+            reason = _what_happened(attempt, _WHY[cause], error)
             if retry:
                 reason += f" That was the last of {rollout.max_attempts} allowed attempts."
     finished_ns = now if becomes.terminal else None
@@ -259,7 +259,7 @@ def _end(
 
 _WHY = {
     FailureCause.ERROR: "failed",
-    FailureCause.DEADLINE: "ran longer than its deadline of {rollout.deadline_seconds} s",
+    FailureCause.DEADLINE: "ran longer than its deadline",
     FailureCause.LEASE_EXPIRED: "was lost with its worker",
     FailureCause.BAD_REWARD: "gave no valid reward",
 }
