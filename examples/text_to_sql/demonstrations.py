@@ -23,7 +23,7 @@ WRONG_PLAN = 0.45
 """How often a plan misreads its question."""
 WRONG_QUERY = 0.35
 """How often a query is not what its plan says."""
-WRONG_VERDICT = 0.10
+WRONG_VERDICT = 0.05
 """How often a review accepts a wrong query or sends back a right one."""
 PREJUDICED = frozenset(family.name for family in FAMILIES[::2])
 """Families that are misread more often, and mostly in one way: here even the most likely answer is wrong at first."""

@@ -4,7 +4,8 @@ Each role is also judged for its own part, so that it learns what it did and not
 
     analyst    its plan means what was asked
     coder      its queries do what the plans say that it was given
-    reviewer   it accepts a right query; a wrong one it sends back (half of its reward) with a right plan (the other half)
+    reviewer   half for its verdict: it accepts what is right and sends back what is wrong;
+               half for what comes of it: the query that it accepts, or the plan that it sends back, is right
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ def judge(reference: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, f
     plans, queries = state["plans"], state["queries"]
     first_is_right = right(run_sql(queries[0]))
     if len(plans) == 2:
-        reviewed_well = 0.0 if first_is_right else 0.5 + 0.5 * right(meaning(plans[1]))
+        verdict, outcome = not first_is_right, right(meaning(plans[1]))
     else:
-        reviewed_well = float(first_is_right and state["review"] == "ok")
+        verdict = outcome = first_is_right and state["review"] == "ok"
     done_as_planned = [faithful(query, plan) for query, plan in zip(queries, plans, strict=True)]
     return {
         "team": float(right(run_sql(queries[-1]))),
         "analyst": float(right(meaning(plans[0]))),
         "coder": sum(done_as_planned) / len(done_as_planned),
-        "reviewer": reviewed_well,
+        "reviewer": (verdict + outcome) / 2,
     }
 
 

@@ -128,20 +128,20 @@ _ALBUM = ("albums",)
 _ALBUM_ARTIST = ("albums", "artists")
 _TRACK_ALBUM = ("tracks", "albums")
 _TRACK_ARTIST = ("tracks", "albums", "artists")
-_CUSTOMER = ("customers",)
+_TRACK = ("tracks",)
 _INVOICE = ("invoices",)
 _SALE = ("invoices", "customers")
 
 FAMILIES: tuple[Family, ...] = (
     Family(
-        "customers_in_city",
+        "cheap_long_songs",
         1,
-        ("how many customers live in {0}?", "number of buyers from {0}?"),
-        (CITIES,),
-        lambda city: Plan(_CUSTOMER, "count(*)", (f"city = {city}",)),
+        ("how many tracks below {0} cents run over {1} seconds?", "count songs cheaper than {0} and longer than {1}?"),
+        (PRICES, LENGTHS),
+        lambda price, length: Plan(_TRACK, "count(*)", (f"price < {price}", f"seconds > {length}")),
         (
-            lambda city: Plan(_CUSTOMER, "count(*)", (f"country = {city}",)),
-            lambda city: Plan(_CUSTOMER, "customer", (f"city = {city}",)),
+            lambda price, length: Plan(_TRACK, "count(*)", (f"price > {price}", f"seconds > {length}")),
+            lambda price, length: Plan(_TRACK, "count(*)", (f"price < {price}", f"seconds < {length}")),
         ),
     ),
     Family(

@@ -72,7 +72,7 @@ def test_an_ordinary_hugging_face_folder(folder: Path) -> None:
     assert model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     prompt = tokenizer.apply_chat_template(
-        [{"role": "system", "content": ANALYST}, {"role": "user", "content": "how many customers live in 'Oslo'?"}],
+        [{"role": "system", "content": ANALYST}, {"role": "user", "content": "what is the newest album of 'Iris'?"}],
         add_generation_prompt=True,
         return_tensors="pt",
         return_dict=True,

@@ -22,7 +22,7 @@ def run(plans: list[str], queries: list[str], review: str) -> dict[str, float]:
         pytest.param(
             [WRONG, WRONG], [WRONG, WRONG], f"fix {WRONG}", 0, 0, 1, 0.5, id="rightly sent back with a wrong plan"
         ),
-        pytest.param([GOLD, GOLD], [GOLD, GOLD], f"fix {GOLD}", 1, 1, 1, 0, id="right, sent back for nothing"),
+        pytest.param([GOLD, GOLD], [GOLD, GOLD], f"fix {GOLD}", 1, 1, 1, 0.5, id="right, sent back for nothing"),
         pytest.param([GOLD, WRONG], [GOLD, WRONG], f"fix {WRONG}", 0, 1, 1, 0, id="right, spoilt by the reviewer"),
         pytest.param([GOLD], [WRONG], "ok", 0, 1, 0, 0, id="coder's slip, accepted"),
         pytest.param([GOLD, GOLD], [WRONG, GOLD], f"fix {GOLD}", 1, 1, 0.5, 1, id="coder's slip, corrected"),
