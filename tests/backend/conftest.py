@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def left_behind(monkeypatch: pytest.MonkeyPatch) -> LeftBehind:
-    mark = uuid.uuid4().hex
-    monkeypatch.setenv("COTERIE_TEST_MARK", mark)
-    return LeftBehind(mark)
+def left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[LeftBehind]:
+    known = LeftBehind(monkeypatch)
+    yield known
+    shutil.rmtree(known.temporary, ignore_errors=True)

@@ -6,15 +6,28 @@ import contextlib
 import os
 import tempfile
 import time
+import uuid
 from pathlib import Path
+
+import pytest
 
 
 class LeftBehind:
-    """Knows what was there before; processes are recognised by a mark in the environment that they inherit."""
+    """Knows what was there before.
 
-    def __init__(self, mark: str) -> None:
+    Processes are recognised by a mark in the environment that they inherit, and temporary files lie in a folder of
+    their own, so that other programs beside us do not count.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        mark = uuid.uuid4().hex
+        # Short, because the paths of sockets are limited to 107 bytes.
+        self.temporary = tempfile.mkdtemp(prefix="cb", dir="/tmp")
+        patch.setenv("COTERIE_TEST_MARK", mark)
+        patch.setenv("TMPDIR", self.temporary)
+        patch.setattr(tempfile, "tempdir", self.temporary)
         self.mark = f"COTERIE_TEST_MARK={mark}".encode()
-        self.before = _files()
+        self.before = _shared()
 
     def processes(self) -> dict[int, str]:
         found = {}
@@ -29,8 +42,8 @@ class LeftBehind:
         return found
 
     def files(self) -> set[str]:
-        """New ones that no living process has mapped: those of other programs beside us do not count."""
-        return {path for path in _files() - self.before if not _mapped(path)}
+        """What is in the temporary folder, and new shared memory that no living process has mapped."""
+        return set(os.listdir(self.temporary)) | {path for path in _shared() - self.before if not _mapped(path)}
 
     def assert_nothing(self, seconds: float = 15) -> None:
         deadline = time.monotonic() + seconds
@@ -40,19 +53,14 @@ class LeftBehind:
         assert self.files() == set()
 
 
-def _files() -> set[str]:
-    shared = {str(path) for path in Path("/dev/shm").iterdir()}
-    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("coterie-*")}
-    return shared | folders
+def _shared() -> set[str]:
+    return {str(path) for path in Path("/dev/shm").iterdir()}
 
 
 def _mapped(path: str) -> bool:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                if (
-                    path in Path(f"/proc/{entry}/maps").read_text()
-                    or path.encode() in Path(f"/proc/{entry}/environ").read_bytes()
-                ):
+                if path in Path(f"/proc/{entry}/maps").read_text():
                     return True
     return False

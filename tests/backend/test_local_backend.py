@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,8 @@ class Running:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    os.environ["COTERIE_TEST_MARK"] = mark = uuid.uuid4().hex
-    left_behind = LeftBehind(mark)
+    patch = pytest.MonkeyPatch()
+    left_behind = LeftBehind(patch)
     folder = tmp_path_factory.mktemp("work")
     backend = make_backend(folder, tiny_model)
     torch_was_there = "torch" in sys.modules
@@ -54,8 +54,9 @@ async def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield Running(backend, Caller(endpoint), folder, left_behind)
     finally:
         await backend.close()
-        del os.environ["COTERIE_TEST_MARK"]
+        patch.undo()
     left_behind.assert_nothing()
+    shutil.rmtree(left_behind.temporary)
 
 
 async def test_rollout_and_actor_agree(running: Running, tiny_model: Path) -> None:
