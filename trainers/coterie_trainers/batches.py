@@ -273,7 +273,7 @@ def _checked(
     advantage_N = np.asarray(advantages_N, dtype=np.float64)
     if advantage_N.shape != (len(credited),):
         raise ConfigError(f"There are {len(credited)} turns but advantages of shape {advantage_N.shape}: one a turn.")
-    for place in np.flatnonzero(~np.isfinite(advantage_N)):
+    for place in map(int, np.flatnonzero(~np.isfinite(advantage_N))):
         turn = credited[place].turn
         raise ConfigError(
             f"The advantage of call {turn.call_id} of role {turn.role!r} in rollout "
