@@ -105,6 +105,7 @@ def build_database(path: Path) -> None:
         _fill(connection, random.Random(7))
         connection.commit()
         connection.close()
+        Path(unfinished).chmod(0o644)
         Path(unfinished).replace(path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
