@@ -100,10 +100,10 @@ def test_a_task_in_two_splits_is_refused(tmp_path: Path):
     assert {split: len(tasks) for split, tasks in splits.items()} == {"train": 2, "val": 1, "test": 1}
 
 
+@pytest.mark.train
 class TestHuggingFace:
     @pytest.fixture(autouse=True)
-    def _needs_datasets(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-        pytest.importorskip("datasets")
+    def _own_cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
     def table(self) -> Any:

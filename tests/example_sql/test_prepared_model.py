@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from agents import ANALYST, CODER, REVIEWER
-from conftest import EXAMPLE
 from demonstrations import demonstrate
 from questions import SPLITS, make_splits
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "text_to_sql"
 
 pytestmark = pytest.mark.train
 torch = pytest.importorskip("torch")

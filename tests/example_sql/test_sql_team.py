@@ -8,11 +8,11 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE
 from judge import judge
 from questions import Question, make_splits
 
@@ -20,6 +20,8 @@ from coterie.apps import load_app
 from coterie.testing import ScriptedModel
 from coterie.vocabulary import Task
 from coterie_trainers.config_file import load_config
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "text_to_sql"
 
 # langchain-openai keeps its HTTP client for the life of the process, and a client keeps to one event loop.
 one_loop = pytest.mark.asyncio(loop_scope="module")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pytest
 from reading_spans import outline, scope_of, system_text
 
 from coterie.apps import load_app
@@ -13,8 +11,6 @@ from coterie.rollouts import Given
 from coterie.scope import attempt_scope
 from coterie.testing import ListSink
 from coterie.vocabulary import Mode, Task
-from coterie_trainers.config_file import load_config
-from coterie_trainers.datasets import load_splits
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "quickstart"
 
@@ -38,12 +34,3 @@ async def test_quickstart_runs_and_is_attributed(serve, recording, monkeypatch):
         "> > chat checker",
     ]
     assert await reward("6") == 0.0
-
-
-def test_quickstart_is_configured():
-    pytest.importorskip("numpy")
-    config = load_config(EXAMPLE / "config.yaml")
-    splits = load_splits(config.dataset, folders=[EXAMPLE], name=config.name)
-    assert {name: len(tasks) for name, tasks in splits.items()} == {"train": 64, "val": 16, "test": 16}
-    assert not {task.input for task in splits["train"]} & {task.input for task in splits["test"]}
-    assert json.loads((EXAMPLE / "tasks" / "train.jsonl").read_text().splitlines()[0])["reference"]
