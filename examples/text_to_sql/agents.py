@@ -1,8 +1,8 @@
 """The team: an ordinary LangGraph program. Nothing in this file knows of Coterie.
 
-Analyst ──plan──▶ Coder ──query──▶ Reviewer ──"ok"──▶ done
-▲                 │
-└──"fix <plan>"───┘   once
+    Analyst ──plan──▶ Coder ──query──▶ Reviewer ──"<own plan> : ok"──▶ done
+                        ▲                 │
+                        └─"<own plan> : fix"  once
 """
 
 from __future__ import annotations
@@ -48,14 +48,15 @@ async def coder(state: State) -> dict[str, Any]:
 
 
 async def reviewer(state: State) -> dict[str, Any]:
-    """Accept the query, or send it back with a plan of one's own."""
+    """Plan on one's own, then accept the query or send it back with that plan."""
     review = await ask(REVIEWER, f"{state['question']}\n{state['queries'][-1]}")
-    return {"review": review, "plans": [review.removeprefix("fix ")] if sent_back(review) else []}
+    plan, _, _ = review.rpartition(" : ")
+    return {"review": review, "plans": [plan] if sent_back(review) else []}
 
 
 def sent_back(review: str) -> bool:
     """True when the reviewer wants another query; anything but a correction counts as acceptance."""
-    return review.startswith("fix ")
+    return review.endswith(" : fix")
 
 
 def after_coder(state: State) -> str:

@@ -41,7 +41,7 @@ def judge(reference: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, f
     if len(plans) == 2:
         verdict, outcome = not first_is_right, right(meaning(plans[1]))
     else:
-        verdict = outcome = first_is_right and state["review"] == "ok"
+        verdict = outcome = first_is_right and state["review"].endswith(" : ok")
     done_as_planned = [faithful(query, plan) for query, plan in zip(queries, plans, strict=True)]
     return {
         "team": float(right(run_sql(queries[-1]))),

@@ -137,8 +137,8 @@ def imitate(
 ) -> None:
     """Supervised learning on the answers, in batches of like length; warm-up, then a cosine down to a tenth.
 
-    The first token of an answer counts as much as all its tokens: it is a decision (which table; accept or not), and a
-    reviewer that learns only the average token does not learn to tell right from wrong.
+    The last word of an answer weighs more than all the others: a reviewer's is its verdict, and one that learns only
+    the average word does not learn to tell right from wrong.
     """
     pairs = sorted((encode(tokenizer, shown) for shown in demonstrations), key=lambda pair: len(pair[0]) + len(pair[1]))
     batches = [collate(pairs[start : start + BATCH], tokenizer.pad_token_id) for start in range(0, len(pairs), BATCH)]
@@ -153,10 +153,10 @@ def imitate(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * pace
         answered_B_T = labels_B_T[:, 1:] != -100
-        first_N = (answered_B_T.cumsum(1) == 1)[answered_B_T]
+        last_N = (answered_B_T.flip(1).cumsum(1).flip(1) == 2)[answered_B_T]
         hidden_N_D = model.model(input_ids=ids_B_T).last_hidden_state[:, :-1][answered_B_T]
         loss_N = cross_entropy(model.lm_head(hidden_N_D), labels_B_T[:, 1:][answered_B_T], reduction="none")
-        loss = loss_N.mean() + loss_N[first_N].mean()
+        loss = loss_N.mean() + 2 * loss_N[last_N].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -91,7 +91,7 @@ def make_splits() -> dict[str, list[Question]]:
         for question in _questions(family):
             by_query[question.gold.sql].append(question)
         queries = list(by_query)
-        random.Random(family.name).shuffle(queries)
+        random.Random(f"split of {family.name}").shuffle(queries)
         for number, query in enumerate(queries):
             held_out = "test" if number < TEST_QUERIES else "val" if number < TEST_QUERIES + VAL_QUERIES else "train"
             splits[held_out] += by_query[query]

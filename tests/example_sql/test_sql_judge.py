@@ -16,20 +16,20 @@ def run(plans: list[str], queries: list[str], review: str) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("plans", "queries", "review", "team", "analyst", "coder", "reviewer"),
     [
-        pytest.param([GOLD], [GOLD], "ok", 1, 1, 1, 1, id="all right"),
-        pytest.param([WRONG], [WRONG], "ok", 0, 0, 1, 0, id="wrong plan, accepted"),
-        pytest.param([WRONG, GOLD], [WRONG, GOLD], f"fix {GOLD}", 1, 0, 1, 1, id="wrong plan, corrected"),
+        pytest.param([GOLD], [GOLD], f"{GOLD} : ok", 1, 1, 1, 1, id="all right"),
+        pytest.param([WRONG], [WRONG], f"{GOLD} : ok", 0, 0, 1, 0, id="wrong plan, accepted"),
+        pytest.param([WRONG, GOLD], [WRONG, GOLD], f"{GOLD} : fix", 1, 0, 1, 1, id="wrong plan, corrected"),
         pytest.param(
-            [WRONG, WRONG], [WRONG, WRONG], f"fix {WRONG}", 0, 0, 1, 0.5, id="rightly sent back with a wrong plan"
+            [WRONG, WRONG], [WRONG, WRONG], f"{WRONG} : fix", 0, 0, 1, 0.5, id="rightly sent back with a wrong plan"
         ),
-        pytest.param([GOLD, GOLD], [GOLD, GOLD], f"fix {GOLD}", 1, 1, 1, 0.5, id="right, sent back for nothing"),
-        pytest.param([GOLD, WRONG], [GOLD, WRONG], f"fix {WRONG}", 0, 1, 1, 0, id="right, spoilt by the reviewer"),
-        pytest.param([GOLD], [WRONG], "ok", 0, 1, 0, 0, id="coder's slip, accepted"),
-        pytest.param([GOLD, GOLD], [WRONG, GOLD], f"fix {GOLD}", 1, 1, 0.5, 1, id="coder's slip, corrected"),
-        pytest.param([WRONG], [GOLD], "ok", 1, 0, 0, 1, id="right by disobedience"),
+        pytest.param([GOLD, GOLD], [GOLD, GOLD], f"{GOLD} : fix", 1, 1, 1, 0.5, id="right, sent back for nothing"),
+        pytest.param([GOLD, WRONG], [GOLD, WRONG], f"{WRONG} : fix", 0, 1, 1, 0, id="right, spoilt by the reviewer"),
+        pytest.param([GOLD], [WRONG], f"{GOLD} : ok", 0, 1, 0, 0, id="coder's slip, accepted"),
+        pytest.param([GOLD, GOLD], [WRONG, GOLD], f"{GOLD} : fix", 1, 1, 0.5, 1, id="coder's slip, corrected"),
+        pytest.param([WRONG], [GOLD], f"{GOLD} : ok", 1, 0, 0, 1, id="right by disobedience"),
         pytest.param([GOLD], [GOLD], "looks good", 1, 1, 1, 0, id="an unclear review accepts, and is none"),
-        pytest.param(["rubbish"], [GOLD], "ok", 1, 0, 1, 1, id="no plan: the coder is judged by the truth"),
-        pytest.param(["rubbish", "rubbish"], ["", ""], "fix rubbish", 0, 0, 0, 0.5, id="rubbish all along"),
+        pytest.param(["rubbish"], [GOLD], f"{GOLD} : ok", 1, 0, 1, 1, id="no plan: the coder is judged by the truth"),
+        pytest.param(["rubbish", "rubbish"], ["", ""], "rubbish : fix", 0, 0, 0, 0.5, id="rubbish all along"),
     ],
 )
 def test_truth_table(
@@ -52,9 +52,9 @@ def test_truth_table(
 
 def test_another_way_to_the_same_rows_is_right() -> None:
     sql = "SELECT album FROM albums WHERE artist_id = (SELECT artist_id FROM artists WHERE artist = 'Iris') ORDER BY -year LIMIT 1"
-    assert run([str(GOLD)], [sql], "ok")["team"] == 1
+    assert run([str(GOLD)], [sql], f"{GOLD} : ok")["team"] == 1
 
 
 def test_a_plan_that_means_nothing_in_this_database_is_wrong() -> None:
     plan = Plan(("albums", "artists"), "nonsense", (), None)
-    assert run([str(plan)], [GOLD.sql], "ok") == {"team": 1, "analyst": 0, "coder": 1, "reviewer": 1}
+    assert run([str(plan)], [GOLD.sql], f"{GOLD} : ok") == {"team": 1, "analyst": 0, "coder": 1, "reviewer": 1}

@@ -59,7 +59,7 @@ def question() -> Question:
 
 @one_loop
 async def test_an_accepted_query_takes_three_calls(question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"analyst": [str(question.gold)], "coder": [question.gold.sql], "reviewer": ["ok"]}
+    answers = {"analyst": [str(question.gold)], "coder": [question.gold.sql], "reviewer": [f"{question.gold} : ok"]}
     with team_of(answers, monkeypatch) as (agents, calls):
         state = await agents.graph.ainvoke({"question": question.text})
     assert calls == [
@@ -78,7 +78,7 @@ async def test_a_query_is_sent_back_exactly_once(question: Question, monkeypatch
     answers = {
         "analyst": [wrong],
         "coder": [question.gold.sql.replace("desc", "asc"), question.gold.sql, "never asked"],
-        "reviewer": [f"fix {plan}", f"fix {wrong}"],
+        "reviewer": [f"{plan} : fix", f"{wrong} : fix"],
     }
     with team_of(answers, monkeypatch) as (agents, calls):
         state = await agents.graph.ainvoke({"question": question.text})
@@ -89,7 +89,7 @@ async def test_a_query_is_sent_back_exactly_once(question: Question, monkeypatch
 
 
 @one_loop
-@pytest.mark.parametrize("review", ["", "nonsense", "fix", "OK, fix it"])
+@pytest.mark.parametrize("review", ["", "nonsense", "fix", "OK, fix it", "albums ; album ; all : fix it"])
 async def test_an_unclear_review_ends_the_run(question: Question, review: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"analyst": [str(question.gold)], "coder": [question.gold.sql], "reviewer": [review]}
     with team_of(answers, monkeypatch) as (agents, calls):
@@ -115,7 +115,7 @@ async def test_runs_side_by_side_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> 
 
     def answer(role: str, user: str) -> str:
         plan = gold[user.split("\n")[0]]
-        return {"analyst": str(plan), "coder": plan.sql, "reviewer": "ok"}[role]
+        return {"analyst": str(plan), "coder": plan.sql, "reviewer": f"{plan} : ok"}[role]
 
     with team_of(answer, monkeypatch) as (agents, calls):
         states = await asyncio.gather(*(agents.graph.ainvoke({"question": question.text}) for question in questions))
@@ -126,7 +126,7 @@ async def test_runs_side_by_side_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> 
 
 @one_loop
 async def test_the_rollout_function_gives_the_rewards(question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"analyst": [str(question.gold)], "coder": [question.gold.sql], "reviewer": ["ok"]}
+    answers = {"analyst": [str(question.gold)], "coder": [question.gold.sql], "reviewer": [f"{question.gold} : ok"]}
     with team_of(answers, monkeypatch):
         team = load_app("app.py:team", folder=EXAMPLE)
         rewards = await team(task=Task(**question.task))
