@@ -3,6 +3,8 @@
     Analyst ──plan──▶ Coder ──query──▶ Reviewer ──"<own plan> : ok"──▶ done
                         ▲                 │
                         └─"<own plan> : fix"  once
+
+The reviewer plans the question on its own, and compares that with the query.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Plans: what the analyst and the reviewer write, and the SQL that a plan stands for.
 
-albums artists ; genre , count(*) ; artist = 'Iris' and year > 2004 ; group genre
-tables           columns            filters, or "all"                  then, if wanted: group, order or top
+    albums artists ; genre , count(*) ; artist = 'Iris' and year > 2004 ; group genre
+    tables           columns            filters, or "all"                 then, if wanted: group, order or top
+
+A plan says what a query must do and leaves SQL's grammar to the coder.
 """
 
 from __future__ import annotations
