@@ -137,7 +137,7 @@ def imitate(
 ) -> None:
     """Supervised learning on the answers, in batches of like length; warm-up, then a cosine down to a tenth.
 
-    The last word of an answer weighs more than all the others: a reviewer's is its verdict, and one that learns only
+    The last word of an answer weighs as much as the whole: a reviewer's is its verdict, and one that learns only
     the average word does not learn to tell right from wrong.
     """
     pairs = sorted((encode(tokenizer, shown) for shown in demonstrations), key=lambda pair: len(pair[0]) + len(pair[1]))
@@ -156,7 +156,7 @@ def imitate(
         last_N = (answered_B_T.flip(1).cumsum(1).flip(1) == 2)[answered_B_T]
         hidden_N_D = model.model(input_ids=ids_B_T).last_hidden_state[:, :-1][answered_B_T]
         loss_N = cross_entropy(model.lm_head(hidden_N_D), labels_B_T[:, 1:][answered_B_T], reduction="none")
-        loss = loss_N.mean() + 2 * loss_N[last_N].mean()
+        loss = loss_N.mean() + loss_N[last_N].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
