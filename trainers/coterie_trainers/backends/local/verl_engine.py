@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from verl.trainer.config import CheckpointConfig
@@ -34,6 +36,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 import coterie_trainers.backends.local.response_engine  # noqa: F401 - registers itself
 from coterie_trainers.backends.local.trainer import TrainerPlan
 from coterie_trainers.backends.local.weight_sender import send_weights
+from coterie_trainers.mismatch import mismatch
 
 _COLUMNS = ("prompt_ids", "response_ids", "response_mask", "rollout_logprobs", "advantages", "weights")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
@@ -211,9 +214,8 @@ class _Figures:
     clipped: float = 0.0
     divergence: float = 0.0
     entropy: float = 0.0
-    compared_tokens: int = 0
-    mismatch_max: float = 0.0
-    mismatch_kl: float = 0.0
+    compared: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
+    """Log-probs of rollout and actor, of the sampled tokens of each pass before the first gradient step."""
     gradient_norms: list[float] = field(default_factory=list)
 
     def add(self, loss: torch.Tensor, metrics: Any, log_probs: torch.Tensor, entropy: Any, data: TensorDict) -> None:
@@ -230,11 +232,10 @@ class _Figures:
         self.divergence += tokens * float(metrics["actor/ppo_kl"].aggregate())
         self.entropy += float(no_padding_2_padding(entropy, data)[mask].sum())
         if not self.gradient_norms:
-            difference = (no_padding_2_padding(log_probs, data) - padded["old_log_probs"])[mask]
-            self.compared_tokens += tokens
-            self.mismatch_max = max(self.mismatch_max, float(difference.abs().max()))
-            # k3, http://joschu.net/blog/kl-approx.html, of rollout against actor.
-            self.mismatch_kl += float((difference.exp() - 1 - difference).sum())
+            actor = no_padding_2_padding(log_probs, data)[mask]
+            self.compared.append(
+                (padded["old_log_probs"][mask].double().numpy(force=True), actor.double().numpy(force=True))
+            )
 
     def end_step(self, gradient_norm: float) -> None:
         """A gradient step is done; verl skips a step whose gradient is not finite."""
@@ -242,17 +243,19 @@ class _Figures:
 
     def summary(self) -> dict[str, float]:
         """What ``PolicyUpdate.metrics`` holds."""
-        steps, tokens, compared = len(self.gradient_norms), max(self.tokens, 1), max(self.compared_tokens, 1)
-        return {
+        steps, tokens = len(self.gradient_norms), max(self.tokens, 1)
+        figures = {
             "loss": self.loss / steps,
             "grad_norm": sum(self.gradient_norms) / steps,
             "clip_fraction": self.clipped / tokens,
             "ppo_kl": self.divergence / tokens,
             "entropy": self.entropy / tokens,
-            "mismatch_max": self.mismatch_max,
-            "mismatch_kl": self.mismatch_kl / compared,
             "gradient_steps": float(steps),
         }
+        if self.compared:
+            rollout_T, actor_T = (np.concatenate(side) for side in zip(*self.compared, strict=True))
+            figures |= mismatch(rollout_T, actor_T, np.ones(len(actor_T))).metrics()
+        return figures
 
 
 def _worker_config(plan: TrainerPlan) -> TrainingWorkerConfig:
