@@ -178,7 +178,7 @@ async def test_a_run_that_failed_goes_on_from_its_last_step(folder, model, monke
 
 async def test_other_settings_do_not_resume_a_run(folder, model, monkeypatch):
     await run_loop(folder, "team", ScriptedBackend(model), monkeypatch)
-    with pytest.raises(ConfigError, match=r"training.*--fresh"):
+    with pytest.raises(ConfigError, match=r"settings for: training\.clip_ratio\..*--fresh"):
         await run_loop(folder, "team", ScriptedBackend(model), monkeypatch, config(clip_ratio=0.1))
 
 

@@ -13,7 +13,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -389,7 +389,7 @@ async def _open_run(store: Store, config: TrainConfig, app_spec: str) -> tuple[R
         await store.save_run(run)
         return run, False
     run = newest[0]
-    changed = sorted(key for key in settings if run.config.get(key) != settings[key])
+    changed = list(_differences(settings, run.config))
     if changed:
         raise ConfigError(
             f"The work folder holds run {run.id}, which was made with other settings for: {', '.join(changed)}. "
@@ -399,6 +399,16 @@ async def _open_run(store: Store, config: TrainConfig, app_spec: str) -> tuple[R
         run = replace(run, state=RunState.RUNNING, finished_ns=None)
         await store.save_run(run)
     return run, True
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The keys, such as ``training.steps``, whose values differ."""
+    for key in sorted({*ours, *theirs}):
+        one, other = ours.get(key), theirs.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differences(one, other, f"{above}{key}.")
+        elif one != other:
+            yield f"{above}{key}"
 
 
 def make_backend(config: TrainConfig, workspace: Workspace, folder: Path) -> Backend:
