@@ -98,8 +98,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def load(self, folder: Path) -> None:
-        """Continue from what ``save`` wrote, and bring it to the servers."""
+    async def load(self, folder: Path) -> Mapping[str, int]:
+        """Continue from what ``save`` wrote, and bring it to the servers; gives policy → the version now served."""
         ...
 
     async def close(self) -> None:

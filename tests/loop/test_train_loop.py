@@ -36,6 +36,13 @@ async def team(task):
     await ask(task)
     return float(next(flip) % 2)
 
+looks = itertools.chain([1.0] * 3, itertools.repeat(0.0))
+
+@coterie.rollout
+async def worse_after_the_first_look(task, mode):
+    await ask(task)
+    return next(looks) if mode == "val" else float(next(flip) % 2)
+
 @coterie.rollout
 async def equal(task):
     await ask(task)
@@ -174,6 +181,16 @@ async def test_a_run_that_failed_goes_on_from_its_last_step(folder, model, monke
         assert len(tests) == 4 * 3
         states = {rollout.state for rollout in (await store.list_rollouts(mode=Mode.TRAIN)).items}
         assert states <= {RolloutState.SUCCEEDED, RolloutState.CANCELLED}
+
+
+async def test_the_best_checkpoint_on_validation_is_promoted_and_its_version_told(folder, model, monkeypatch):
+    backend = ScriptedBackend(model)
+    run = await run_loop(folder, "worse_after_the_first_look", backend, monkeypatch, config(steps=3))
+    assert backend.loaded == ["step-000001"]
+    async with coterie.connect(str(folder / "work" / "store.db")) as store:
+        (decision,) = await store.get_decisions(run.id)
+        assert decision.subject == "policy team of step 1"
+        assert (await store.get_resource("endpoint/team")).content["version"] == backend.version
 
 
 async def test_other_settings_do_not_resume_a_run(folder, model, monkeypatch):

@@ -152,7 +152,7 @@ class _Loop:
         self.progress.stage("starting model servers and trainers")
         self.endpoints = dict(await self.backend.serve())
         if done:
-            await self.backend.load(self.workspace.checkpoint(done[-1]))
+            await self._load(done[-1])
             self.progress.note(f"resuming after step {done[-1]}")
         await self._publish_endpoints()
         await self.evaluator.measure_test(
@@ -311,7 +311,7 @@ class _Loop:
         newest = self.workspace.saved_steps()[-1]
         best = steps.pop() if steps else newest
         if best != newest:
-            await self.backend.load(self.workspace.checkpoint(best))
+            await self._load(best)
             await self._publish_endpoints()
         decided = {each.subject for each in await self.store.get_decisions(self.record.id) if each.kind == "promoted"}
         for policy in self.endpoints:
@@ -336,6 +336,10 @@ class _Loop:
         await self.store.save_run(self.record)
         self.progress.close()
         return self.record
+
+    async def _load(self, step: int) -> None:
+        for policy, version in (await self.backend.load(self.workspace.checkpoint(step))).items():
+            self.endpoints[policy] = replace(self.endpoints[policy], version=version)
 
     async def _publish(self, policy: str) -> None:
         version = await self.backend.publish(policy)

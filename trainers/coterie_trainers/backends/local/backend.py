@@ -133,8 +133,8 @@ class LocalBackend:
             self._trainer(name)
         return await self._run(lambda: self._save(folder))
 
-    async def load(self, folder: Path) -> None:
-        """Continue from what ``save`` wrote, and bring it to the servers.
+    async def load(self, folder: Path) -> Mapping[str, int]:
+        """Continue from what ``save`` wrote, and bring it to the servers; gives policy → the version now served.
 
         The version becomes the saved one; if a later one was already published here, the next number, so that no
         version names two different weights.
@@ -148,6 +148,7 @@ class LocalBackend:
             await self._run(lambda trainer=trainer, name=name: trainer.call("load", folder=str(folder / name)))  # type: ignore[misc]
             version = saved[name] if saved[name] >= self._versions[name] else self._versions[name] + 1
             await self._bring(name, version, self._settings.sync_seconds)
+        return dict(self._versions)
 
     async def close(self) -> None:
         """Stop everything; leaves no process, socket or shared memory. Safe to call twice, and after a failure."""
