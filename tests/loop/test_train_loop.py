@@ -193,6 +193,17 @@ async def test_the_best_checkpoint_on_validation_is_promoted_and_its_version_tol
         assert (await store.get_resource("endpoint/team")).content["version"] == backend.version
 
 
+async def test_two_runs_share_one_store(folder, model, monkeypatch):
+    monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
+    runs = []
+    for name in ("one", "two"):
+        settings = config(steps=1).model_copy(update={"name": name, "store": str(folder / "shared.db")})
+        for _ in range(2):
+            run = await loop.train("app.py:team", settings, folder=folder, work=folder / name, progress=Quiet())
+            runs.append(run.id)
+    assert runs[0] == runs[1] != runs[2] == runs[3]
+
+
 async def test_other_settings_do_not_resume_a_run(folder, model, monkeypatch):
     await run_loop(folder, "team", ScriptedBackend(model), monkeypatch)
     with pytest.raises(ConfigError, match=r"settings for: training\.clip_ratio\..*--fresh"):

@@ -43,7 +43,7 @@ def test_pruning_keeps_the_newest_two_and_the_named(tmp_path: Path):
         for step in (1, 2, 3, 4, 5):
             work.checkpoint(step).mkdir()
         (work.checkpoints / "step-000006.partial").mkdir()
-        work.prune_checkpoints(keep={2})
+        work.prune_checkpoints(keep=2)
         assert work.saved_steps() == [2, 4, 5]
 
 
@@ -51,8 +51,11 @@ def test_clearing_forgets_the_run_but_not_what_prepare_made(tmp_path: Path):
     with Workspace(tmp_path) as work:
         work.checkpoint(1).mkdir()
         work.store_path.write_text("")
+        work.remember_run("run-1")
+        assert work.run_id() == "run-1"
         (tmp_path / "model").mkdir()
         work.clear()
         assert work.saved_steps() == []
         assert not work.store_path.exists()
+        assert work.run_id() is None
         assert (tmp_path / "model").exists()

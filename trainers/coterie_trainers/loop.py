@@ -90,7 +90,7 @@ async def train(
         splits = load_splits(config.dataset, folders=(folder, workspace.folder), name=config.name)
         set_role_map(config.agents)
         async with coterie.connect(config.store or str(workspace.store_path)) as store:
-            run, resumed = await _open_run(store, config, app_spec)
+            run, resumed = await _open_run(store, workspace, config, app_spec)
             if run.state is RunState.SUCCEEDED:
                 progress.note(f"Run {run.id} is finished already; --fresh starts a new one.")
                 return run
@@ -194,7 +194,7 @@ class _Loop:
             saving = time.monotonic()
             if step % training.checkpoint_every == 0:
                 await self.backend.save(self.workspace.checkpoint(step))
-                self.workspace.prune_checkpoints(keep=await self._validated_steps(best_only=True))
+                self.workspace.prune_checkpoints(keep=await self._best_step())
             now = time.monotonic()
             figures |= {"save_seconds": now - saving, "seconds": now - started}
             await self.store.add_metrics([Metrics(self.record.id, step, figures)])
@@ -298,18 +298,17 @@ class _Loop:
         await self.store.add_metrics([Metrics(self.record.id, step, figures, stage="val")])
         return figures
 
-    async def _validated_steps(self, best_only: bool = False) -> set[int]:
+    async def _best_step(self) -> int | None:
+        """The step that did best on validation, the later of equals; None before the first look."""
         looks = await self.store.get_metrics(self.record.id, stage="val")
-        ranked = sorted(looks, key=lambda look: (_number(look.values["success"]), look.step))
-        return {look.step for look in (ranked[-1:] if best_only else ranked)}
+        return max((_number(look.values["success"]), look.step) for look in looks)[1] if looks else None
 
     async def _promote_best(self) -> None:
         """Serve the checkpoint that did best on validation, and make it the run's result."""
         looks = await self.store.get_metrics(self.record.id, stage="val")
         evidence = {str(look.step): look.values["success"] for look in looks}
-        steps = await self._validated_steps(best_only=True)
         newest = self.workspace.saved_steps()[-1]
-        best = steps.pop() if steps else newest
+        best = await self._best_step() or newest
         if best != newest:
             await self._load(best)
             await self._publish_endpoints()
@@ -384,15 +383,16 @@ class _Loop:
         return f"{steps} training steps in a row had nothing to learn from. In the last one {cause}"
 
 
-async def _open_run(store: Store, config: TrainConfig, app_spec: str) -> tuple[Run, bool]:
-    """The run to go on with, and whether it had begun before."""
+async def _open_run(store: Store, workspace: Workspace, config: TrainConfig, app_spec: str) -> tuple[Run, bool]:
+    """The run to go on with, and whether it had begun before. The folder knows its run: a store may hold many."""
     settings = {"app": app_spec, **config.model_dump(mode="json")}
-    newest = (await store.list_runs(limit=1)).items
-    if not newest:
+    run_id = workspace.run_id()
+    if run_id is None:
         run = Run(new_id("run"), "train", config.name, settings)
         await store.save_run(run)
+        workspace.remember_run(run.id)
         return run, False
-    run = newest[0]
+    run = await store.get_run(run_id)
     changed = list(_differences(settings, run.config))
     if changed:
         raise ConfigError(

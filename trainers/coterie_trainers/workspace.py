@@ -3,6 +3,7 @@
 ::
 
     work/
+      run                  the id of the run that the folder belongs to
       store.db             tasks, rollouts, spans, rewards, metrics, decisions
       checkpoints/         step-000012/…  the newest two, and the best on validation
       policies/<name>/     the final weights, ordinary Hugging Face folders
@@ -33,6 +34,7 @@ class Workspace:
         self.logs = self.folder / "logs"
         self.store_path = self.folder / "store.db"
         self.report_page = self.folder / "report.html"
+        self._run = self.folder / "run"
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
@@ -81,17 +83,27 @@ class Workspace:
         found = (re.fullmatch(r"step-(\d{6})", path.name) for path in self.checkpoints.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def prune_checkpoints(self, keep: set[int]) -> None:
-        """Delete all checkpoints but those of these steps and the newest two, and what a killed save left."""
+    def run_id(self) -> str | None:
+        """The run that the folder belongs to; None in a new one."""
+        return self._run.read_text() if self._run.exists() else None
+
+    def remember_run(self, run_id: str) -> None:
+        """Make this run the folder's, in one step."""
+        unfinished = self._run.with_suffix(".tmp")
+        unfinished.write_text(run_id)
+        unfinished.replace(self._run)
+
+    def prune_checkpoints(self, keep: int | None) -> None:
+        """Delete all checkpoints but that of this step and the newest two."""
         for step in self.saved_steps()[:-2]:
-            if step not in keep:
+            if step != keep:
                 shutil.rmtree(self.checkpoint(step), ignore_errors=True)
 
     def clear(self) -> None:
         """Forget everything of earlier runs but what ``prepare`` made (``--fresh``)."""
         for path in (self.checkpoints, self.policies, self.logs):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.report_page, *self.folder.glob("store.db*")):
+        for path in (self._run, self.report_page, *self.folder.glob("store.db*")):
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(parents=True)
         self.logs.mkdir(parents=True)
