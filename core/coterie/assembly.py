@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from coterie import conventions as c
@@ -81,6 +82,14 @@ class _SpanTree:
     def __init__(self, spans: Sequence[Span]) -> None:
         self.spans = spans
         self._by_id = {span.span_id: span for span in spans}
+        self.tools_with_agents = frozenset(
+            ancestor.span_id
+            for span in spans
+            if _operation(span) == c.INVOKE_AGENT
+            for ancestor in takewhile(lambda one: _operation(one) != c.INVOKE_AGENT, self.ancestors(span))
+            if _operation(ancestor) == c.EXECUTE_TOOL
+        )
+        """Ids of tool calls in which an agent ran."""
 
     def ancestors(self, span: Span) -> Iterator[Span]:
         """Parent, grandparent and so on, as far as they are known."""
@@ -180,7 +189,15 @@ def _tool_call(span: Span, tree: _SpanTree) -> ToolCall:
         error=_error(span),
         start_ns=span.start_ns,
         end_ns=span.end_ns,
+        carries=_carried_edge(span, tree),
     )
+
+
+def _carried_edge(span: Span, tree: _SpanTree) -> EdgeKind | None:
+    marked = _text(span, c.HANDOFF_KIND)
+    if marked is not None:
+        return next((kind for kind in EdgeKind if kind == marked), None)
+    return EdgeKind.DELEGATION if span.span_id in tree.tools_with_agents else None
 
 
 def _edges(tree: _SpanTree) -> list[Edge]:

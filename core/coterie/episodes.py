@@ -44,6 +44,8 @@ class ToolCall:
     error: str | None
     start_ns: int
     end_ns: int
+    carries: EdgeKind | None = None
+    """The edge that it is in itself: an agent ran as this tool, or it handed control over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from opentelemetry.trace import Span
+
 from coterie.errors import ConfigError
 
 
@@ -58,8 +60,17 @@ class RoleMap:
         return re.sub(r"[^a-z0-9]+", "_", agent.lower()).strip("_") or "agent"
 
 
-_identity: ContextVar[Identity | None] = ContextVar("coterie_identity", default=None)
-_identity_sources: list[Callable[[], Identity | None]] = []
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """Who acts now, and the span of what it does."""
+
+    identity: Identity
+    span: Span | None = None
+    """What spans made in its name hang under; None means the current OpenTelemetry span."""
+
+
+_acting: ContextVar[Acting | None] = ContextVar("coterie_acting", default=None)
+_acting_sources: list[Callable[[], Acting | None]] = []
 _role_map: RoleMap = RoleMap()
 
 
@@ -78,33 +89,39 @@ def role_of(agent: str) -> str:
     return _role_map.role(agent)
 
 
-def current_identity() -> Identity | None:
-    """The acting agent, or None outside any agent.
+def current_acting() -> Acting | None:
+    """The acting agent and its span, or None outside any agent.
 
     What ``acting_as`` set and what the frameworks' plugins say may differ; the deeper of them acts: an agent that a
     framework runs inside an ``acting_as`` block, or a block inside the framework's agent.
     """
-    identity = _identity.get()
-    for source in _identity_sources:
+    acting = _acting.get()
+    for source in _acting_sources:
         told = source()
-        if told is not None and (identity is None or len(told.path) > len(identity.path)):
-            identity = told
-    return identity
+        if told is not None and (acting is None or len(told.identity.path) > len(acting.identity.path)):
+            acting = told
+    return acting
 
 
-def add_identity_source(source: Callable[[], Identity | None]) -> None:
+def current_identity() -> Identity | None:
+    """The acting agent, or None outside any agent."""
+    acting = current_acting()
+    return None if acting is None else acting.identity
+
+
+def add_acting_source(source: Callable[[], Acting | None]) -> None:
     """Let a plugin say who acts where it cannot set the ContextVar. The source must be quick and must not raise.
 
     Adding it again changes nothing.
     """
-    if source not in _identity_sources:
-        _identity_sources.append(source)
+    if source not in _acting_sources:
+        _acting_sources.append(source)
 
 
-def remove_identity_source(source: Callable[[], Identity | None]) -> None:
+def remove_acting_source(source: Callable[[], Acting | None]) -> None:
     """Forget a source. One that was never added is no error."""
-    if source in _identity_sources:
-        _identity_sources.remove(source)
+    if source in _acting_sources:
+        _acting_sources.remove(source)
 
 
 def child_identity(agent: str, parent: Identity | None = None) -> Identity:
@@ -117,11 +134,17 @@ def child_identity(agent: str, parent: Identity | None = None) -> Identity:
 
 
 @contextmanager
-def acting_as(identity: Identity | str) -> Iterator[Identity]:
-    """Make an agent the acting one within the block; a plain name becomes a child of the agent acting now."""
-    who = child_identity(identity) if isinstance(identity, str) else identity
-    token = _identity.set(who)
+def acting_as(identity: Identity | str, span: Span | None = None) -> Iterator[Identity]:
+    """Make an agent the acting one within the block; a plain name becomes a child of the agent acting now.
+
+    Args:
+        identity: who acts.
+        span: what spans made in its name hang under; None leaves it as it is around the block.
+    """
+    around = current_acting()
+    who = child_identity(identity, around.identity if around else None) if isinstance(identity, str) else identity
+    token = _acting.set(Acting(who, span if span is not None else around.span if around else None))
     try:
         yield who
     finally:
-        _identity.reset(token)
+        _acting.reset(token)

@@ -19,7 +19,7 @@ from coterie import roles
 from coterie.announced import AnnouncedCall, announce
 from coterie.capture import call as call_module
 from coterie.capture import instrument, uninstrument
-from coterie.roles import Identity, acting_as, child_identity
+from coterie.roles import Acting, Identity, acting_as, child_identity
 from coterie.scope import attempt_scope
 from coterie.spans import tracer
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
@@ -105,7 +105,7 @@ def test_parallel_agents_never_see_each_others_identity() -> None:
 
 def test_the_check_above_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with a plain global in place of the ContextVar the same check finds wrong roles."""
-    monkeypatch.setattr(call_module, "current_identity", lambda: _acting)
+    monkeypatch.setattr(call_module, "current_acting", lambda: Acting(_acting) if _acting else None)
     wrong, calls = wrong_roles(acting_globally)
     assert calls == (ASYNC_RUNS + THREADS) * len(AGENTS)
     assert wrong > 0

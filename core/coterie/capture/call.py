@@ -12,13 +12,13 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from coterie import conventions as names
-from coterie.announced import announced_call
+from coterie.announced import AnnouncedCall, announced_call
 from coterie.capture.answers import Answer, read_answer
 from coterie.capture.api import Api
 from coterie.capture.content import ContentRules, content_rules
 from coterie.capture.faults import note_fault
 from coterie.capture.rewrite import LENGTH_LIMITS, with_endpoint, with_prompt
-from coterie.roles import Identity, child_identity, current_identity
+from coterie.roles import Acting, Identity, child_identity, current_acting
 from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
 from coterie.spans import tracer
 from coterie.vocabulary import JSON, Endpoint, Mode
@@ -43,9 +43,8 @@ class LLMCall:
         announced = announced_call()
         self.id = f"ca-{uuid.uuid4().hex[:20]}"
         self.api = api
-        self.identity: Identity = (
-            announced.identity if announced else current_identity() or child_identity("agent", parent=None)
-        )
+        acting = _acting_in(announced)
+        self.identity: Identity = acting.identity
         self.scope: AttemptScope | None = current_scope()
         role = self.identity.role
         self.endpoint: Endpoint | None = self.scope.endpoint_for(role) if self.scope else None
@@ -59,7 +58,7 @@ class LLMCall:
         self._secrets: set[str] = set()
         self._ended = Lock()
         self._turn = self.scope.next_turn(role) if self.scope else None
-        parent = trace.set_span_in_context(announced.parent) if announced and announced.parent else None
+        parent = trace.set_span_in_context(acting.span) if acting.span is not None else None
         self._span = tracer().start_span(
             f"chat {self.body.get('model')}",
             context=parent,
@@ -225,6 +224,12 @@ class LLMCall:
             message = message.replace(secret, "***")
         message = self._rules.text(message) if self._rules.capture_content else ""
         self._span.set_status(Status(StatusCode.ERROR, message[:ERROR_MESSAGE_LIMIT]))
+
+
+def _acting_in(announced: AnnouncedCall | None) -> Acting:
+    if announced is not None:
+        return Acting(announced.identity, announced.parent)
+    return current_acting() or Acting(child_identity("agent"))
 
 
 def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:

@@ -24,13 +24,13 @@ from coterie.announced import AnnouncedCall, announce, announced_call
 from coterie.capture.content import content_rules
 from coterie.capture.faults import note_fault
 from coterie.episodes import EdgeKind
-from coterie.roles import Identity, add_identity_source, child_identity
+from coterie.roles import Identity, add_acting_source, child_identity
 from coterie.spans import tracer
 from coterie_langchain import uncaptured
 from coterie_langchain.handoffs import add_edge, goto_targets, is_control_flow, leaves_graph, parent_command
 from coterie_langchain.identity import (
+    acting_in_running_code,
     identity_in,
-    identity_of_running_code,
     is_part_of_agent,
     kind_of_graph,
     name_of_graph_agent,
@@ -70,7 +70,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
     def __init__(self) -> None:
         super().__init__()
         self._retired = False
-        add_identity_source(identity_of_running_code)
+        add_acting_source(acting_in_running_code)
 
     def retire(self) -> None:
         """Take no more runs; those under way are recorded to their end."""

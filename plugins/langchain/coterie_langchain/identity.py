@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from coterie.capture.faults import note_fault
-from coterie.roles import Identity, child_identity, current_identity
+from coterie.roles import Acting, Identity, child_identity, current_identity
 from coterie_langchain.runs import Run, RunKind, open_runs
 
 UNNAMED_AGENT = "agent"
@@ -103,14 +103,14 @@ def tool_caller(run: Run | None, tool: str, tool_call_id: str | None) -> Identit
     return identity_in(run)
 
 
-def identity_of_running_code() -> Identity | None:
+def acting_in_running_code() -> Acting | None:
     """Who acts in a node or tool, for code in it that calls a model without LangChain."""
     try:
         run = running_run()
     except Exception:  # noqa: BLE001 - it is asked wherever an identity is needed, in the midst of the user's code
         note_fault("LangChain's running node could not be found")
         return None
-    return None if run is None else run.identity
+    return None if run is None or run.identity is None else Acting(run.identity, run.span)
 
 
 def parent_of_new_run(parent_run_id: UUID | None) -> Run | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
-from coterie.roles import remove_identity_source
+from coterie.roles import remove_acting_source
 
 if TYPE_CHECKING:
     from coterie_langchain.handler import CoterieCallbackHandler
@@ -38,13 +38,13 @@ class LangChainInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _uninstrument(self, **_: Any) -> None:
         from langchain_core.tracers import context
 
-        from coterie_langchain.identity import identity_of_running_code
+        from coterie_langchain.identity import acting_in_running_code
 
         variable, self._variable = self._variable, None
         if variable is None:
             return
         context._configure_hooks[:] = [hook for hook in context._configure_hooks if hook[0] is not variable]
-        remove_identity_source(identity_of_running_code)
+        remove_acting_source(acting_in_running_code)
         handler = variable.get()
         if handler is not None:
             handler.retire()

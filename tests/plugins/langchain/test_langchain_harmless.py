@@ -85,13 +85,13 @@ def test_importing_the_plugin_imports_no_framework():
 
 
 def test_uninstrument_restores_everything():
-    hooks, sources = list(langchain_hooks._configure_hooks), list(roles._identity_sources)
+    hooks, sources = list(langchain_hooks._configure_hooks), list(roles._acting_sources)
     instrumentor = LangChainInstrumentor()
     instrumentor.instrument()
     assert len(langchain_hooks._configure_hooks) == len(hooks) + 1
     instrumentor.uninstrument()
     assert langchain_hooks._configure_hooks == hooks
-    assert roles._identity_sources == sources
+    assert roles._acting_sources == sources
     assert recorded(lambda: graph_of(speak).invoke({})) == []
 
 

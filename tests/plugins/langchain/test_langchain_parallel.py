@@ -146,6 +146,6 @@ class PlainGlobal:
 
 async def test_the_check_above_can_fail(serve, monkeypatch):
     monkeypatch.setattr(announced, "_announced", PlainGlobal())
-    monkeypatch.setattr(roles, "_identity_sources", [])
+    monkeypatch.setattr(roles, "_acting_sources", [])
     server = serve(delayed)
     assert wrong_calls(server, await play(server)) > 0

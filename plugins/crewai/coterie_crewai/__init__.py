@@ -1,0 +1,1 @@
+"""A team of agents records itself: the CrewAI plugin."""
