@@ -92,6 +92,8 @@ class ScriptedModel:
         """Sent as ``x-coterie-policy-version`` when it is not None. May be changed at any time."""
         self.requests: list[ReceivedRequest] = []
         """Every request to a model endpoint in order of arrival."""
+        self.written: dict[str, WrittenAnswer] = {}
+        """What was answered, token ids among it, by the call id in the request's header (of the last try)."""
         self._answer = answer
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.Server | None = None
@@ -193,6 +195,7 @@ class ScriptedModel:
         written = WrittenAnswer.of(
             body, number=self._count, text=reply.text, tool_calls=reply.tool_calls, finish_reason=reply.finish_reason
         )
+        self.written[headers.get("x-coterie-call-id", "")] = written
         if body.get("stream"):
             return await _send_stream(writer, shape.chunks(written), reply, extra)
         if reply.fault is Fault.CUT:
