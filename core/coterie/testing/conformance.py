@@ -43,7 +43,7 @@ from coterie.episodes import Episode
 from coterie.runner import Runner
 from coterie.scope import PromptVersion, attempt_scope
 from coterie.testing.canonical import CanonicalEpisode, canonical
-from coterie.testing.described_team import CALLS, SECRET, TeamSetting, expected_episode, speaker, team_answer
+from coterie.testing.described_team import CALLS, HIDDEN_WORD, TeamSetting, expected_episode, speaker, team_answer
 from coterie.testing.scripted_model import Reply, ScriptedModel
 from coterie.testing.sink import ListSink, scope_for_test
 from coterie.vocabulary import Endpoint, Mode, Resource, ResourceKind, Rollout, Task
@@ -126,7 +126,7 @@ class PluginConformance(ABC):
     @pytest.fixture(params=["whole", "streamed"])
     def streamed(self, request: pytest.FixtureRequest) -> bool:
         """Whether models are asked for streams."""
-        streamed = request.param == "streamed"
+        streamed: bool = request.param == "streamed"
         if streamed not in self.streams:
             pytest.skip(f"{self.framework} has no such way")
         return streamed
@@ -143,7 +143,7 @@ class PluginConformance(ABC):
             assert request.headers[names.HEADER_ROLE] == span.attributes[names.ROLE]
             assert span.attributes[names.REQUEST_MODEL] == request.body["model"]
             assert span.attributes[names.OUTPUT_TOKENS] > 0
-            assert SECRET in span.attributes[names.INPUT_MESSAGES]
+            assert HIDDEN_WORD in span.attributes[names.INPUT_MESSAGES]
             assert bool(span.attributes.get(names.TOOL_DEFINITIONS)) == bool(request.body.get("tools"))
             assert span.parent_id is not None
 
@@ -198,7 +198,7 @@ class PluginConformance(ABC):
             assert moved.body["temperature"] == 0.25
             assert setting.api_key not in moved.headers.get("authorization", "")
             assert new_prompt in str(moved.body)
-            assert SECRET not in str(
+            assert HIDDEN_WORD not in str(
                 [m for m in _sent_messages(moved.body) if m.get("role") in ("system", "developer")]
             )
         (turn,) = [turn for turn in _episode_of(sink).turns if turn.role == "reviewer"]
@@ -212,7 +212,7 @@ class PluginConformance(ABC):
             self.play(program)
         last = server.requests[-1].body
         assert speaker(last) == ("reviewer", "team")
-        assert SECRET in str(last)
+        assert HIDDEN_WORD in str(last)
         assert last["model"] == setting.model
         assert last.get("temperature") != 0.25
 
@@ -224,7 +224,7 @@ class PluginConformance(ABC):
         with ScriptedModel(_answer_late) as server:
             sinks = asyncio.run(self._play_many(server, streamed=streamed))
             wrong = _mistakes(server, sinks)
-        assert not wrong, f"{len(wrong)} mistakes, the first: {wrong[:3]}"
+        assert not wrong, f"{len(wrong)} mistakes, the first: {wrong[0]}"
 
     @pytest.mark.usefixtures("recording")
     def test_the_check_of_attribution_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ class PluginConformance(ABC):
         finally:
             coterie.uninstrument()
         recorded = " ".join(str((s.attributes, s.events, s.status_message)) for s in _ours(sink))
-        for text in (SECRET, "I ask the coder", "Approved", "team.py", "3 passed", "Write"):
+        for text in (HIDDEN_WORD, "I ask the coder", "Approved", "team.py", "3 passed", "Write"):
             assert text not in recorded
         assert len(sink.of(names.CHAT)) == CALLS
         assert not any(names.RESPONSE_TOKENS in span.attributes for span in sink.spans)

@@ -30,7 +30,7 @@ ASKS, RUNS, REPORTS, HANDS_OVER, APPROVES = (
     "Over to the reviewer.",
     "Approved.",
 )
-SECRET = "s3cr3t-w0rd"
+HIDDEN_WORD = "h1dden-w0rd"
 """Stands in every prompt, so that a test of masking can look for it."""
 
 
@@ -53,7 +53,7 @@ class TeamSetting:
     @property
     def prompts(self) -> Mapping[str, str]:
         """Role → system prompt."""
-        return {role: f"You are the {role}. {SECRET} [{role} of {self.name}]" for role in ROLES}
+        return {role: f"You are the {role}. {HIDDEN_WORD} [{role} of {self.name}]" for role in ROLES}
 
     def run_tests(self, path: str) -> str:
         """Run the tests of a file. (The coder's tool; the program offers it under this name.)"""
