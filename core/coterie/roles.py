@@ -148,3 +148,13 @@ def acting_as(identity: Identity | str, span: Span | None = None) -> Iterator[Id
         yield who
     finally:
         _acting.reset(token)
+
+
+@contextmanager
+def nobody_acting() -> Iterator[None]:
+    """Forget within the block who acts around it: what starts there is no agent's doing."""
+    token = _acting.set(None)
+    try:
+        yield
+    finally:
+        _acting.reset(token)

@@ -71,6 +71,23 @@ async def test_a_worker_may_ask_for_one_run_only(store: Store) -> None:
     assert list(await store.lease("w", run_id="mine")) == []
 
 
+async def test_work_that_is_begun_never_waits_for_other_workers(store: Store) -> None:
+    await store.add_tasks([Task("t", {"question": "?"}, "answer")])
+    waiting = asyncio.create_task(store.lease("other", wait_seconds=0.3))
+    await asyncio.sleep(0.05)
+    rollout = Rollout("t")
+    lease = await store.begin(rollout, "mine", lease_seconds=30)
+    assert (lease.rollout.id, lease.rollout.state) == (rollout.id, RolloutState.RUNNING)
+    assert (lease.attempt.number, lease.attempt.worker, lease.task.reference) == (1, "mine", "answer")
+    assert list(await waiting) == []
+    assert (await store.begin(rollout, "mine")).attempt.id == lease.attempt.id
+    with pytest.raises(StoreError, match="id of its own"):
+        await store.begin(rollout, "other")
+    with pytest.raises(NotFoundError):
+        await store.begin(Rollout("none"), "mine")
+    assert (await store.finish(lease.attempt.id, AttemptState.SUCCEEDED)).state is RolloutState.SUCCEEDED
+
+
 async def test_success_ends_a_rollout_with_its_spans_and_rewards(store: Store) -> None:
     (rollout,) = await queue(store)
     lease = await take(store)

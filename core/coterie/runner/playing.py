@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -81,6 +81,76 @@ class Player(Protocol):
         ...
 
 
+class OpenAttempt:
+    """One attempt under way in this process: its scope, and the root span of all that it does."""
+
+    def __init__(self, assignment: Assignment, sink: SpanSink, name: str) -> None:
+        self.tap = AttemptTap(sink)
+        self.scope = AttemptScope(
+            rollout_id=assignment.rollout_id,
+            attempt_id=assignment.attempt_id,
+            mode=assignment.mode,
+            sink=self.tap,
+            endpoints=assignment.endpoints,
+            prompts=assignment.prompts,
+            sampling=assignment.sampling,
+        )
+        with attempt_scope(self.scope):
+            # The empty context makes it a root: what the runner's own caller traces is none of the attempt's.
+            self.root = tracer().start_span(
+                name, context=Context(), attributes={c.OPERATION: c.INVOKE_WORKFLOW, c.WORKFLOW_NAME: name}
+            )
+        self.tap.root = self.root
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make it the current attempt within the block."""
+        with attempt_scope(self.scope), use_span(self.root, record_exception=False, set_status_on_exception=False):
+            yield
+
+    def end(self, outcome: Outcome | None) -> None:
+        """End its calls and its root span; from now on it takes nothing more."""
+        if outcome is not None and outcome.error is not None:
+            self.root.set_status(Status(StatusCode.ERROR, outcome.error.splitlines()[0]))
+            self.root.set_attribute(c.ERROR_TYPE, (outcome.cause or outcome.state).value)
+        # What the code left behind, such as a stream that nobody read to its end, would be lost.
+        with attempt_scope(self.scope):
+            self.scope.end_open_calls()
+        self.root.end()
+        self.tap.close()
+
+
+class AttemptTap:
+    """The sink that the attempt's code sees: it closes at the attempt's end, and shows rewards on the root span."""
+
+    def __init__(self, sink: SpanSink) -> None:
+        self.root: OtelSpan | None = None
+        self.rewards = 0
+        self._sink: SpanSink | None = sink
+        self._lock = RLock()
+
+    def add_span(self, span: Span) -> None:
+        """Take a finished span."""
+        with self._lock:
+            if self._sink is not None:
+                self._sink.add_span(span)
+
+    def add_reward(self, reward: Reward) -> None:
+        """Take a reward."""
+        with self._lock:
+            if self._sink is None:
+                return
+            self._sink.add_reward(reward)
+            self.rewards += 1
+        if self.root is not None:
+            self.root.add_event(c.EVALUATION_EVENT, _reward_attributes(reward))
+
+    def close(self) -> None:
+        """From now on nothing is taken: what an abandoned thread still does belongs to no attempt."""
+        with self._lock:
+            self._sink = None
+
+
 class InProcess:
     """Plays attempts in this process's event loop, sync functions in threads of their own."""
 
@@ -104,38 +174,15 @@ class InProcess:
         interrupted: asyncio.Future[Interruption],
     ) -> Outcome:
         """Play one attempt. A function that cannot be ended at the deadline is abandoned."""
-        function = self._function
-        tap = _Tap(sink)
-        scope = AttemptScope(
-            rollout_id=assignment.rollout_id,
-            attempt_id=assignment.attempt_id,
-            mode=assignment.mode,
-            sink=tap,
-            endpoints=assignment.endpoints,
-            prompts=assignment.prompts,
-            sampling=assignment.sampling,
-        )
-        with attempt_scope(scope):
-            # The empty context makes it a root: what the runner's own caller traces is none of the attempt's.
-            root = tracer().start_span(
-                function.name,
-                context=Context(),
-                attributes={c.OPERATION: c.INVOKE_WORKFLOW, c.WORKFLOW_NAME: function.name},
-            )
-            tap.root = root
-            if self._begun is not None and isinstance(root, ReadableSpan):
-                self._begun(to_span(root))
-            try:
-                with use_span(root, record_exception=False, set_status_on_exception=False):
-                    outcome = await self._ended(_given(assignment), deadline_seconds, interrupted, assignment, tap)
-                if outcome.error is not None:
-                    root.set_status(Status(StatusCode.ERROR, outcome.error.splitlines()[0]))
-                    root.set_attribute(c.ERROR_TYPE, (outcome.cause or outcome.state).value)
-            finally:
-                # What the function left behind, such as a stream that nobody read to its end, would be lost.
-                scope.end_open_calls()
-                root.end()
-                tap.close()
+        attempt = OpenAttempt(assignment, sink, self._function.name)
+        if self._begun is not None and isinstance(attempt.root, ReadableSpan):
+            self._begun(to_span(attempt.root))
+        outcome = None
+        try:
+            with attempt.entered():
+                outcome = await self._ended(_given(assignment), deadline_seconds, interrupted, assignment, attempt.tap)
+        finally:
+            attempt.end(outcome)
         return outcome
 
     async def close(self) -> None:
@@ -147,7 +194,7 @@ class InProcess:
         deadline_seconds: float | None,
         interrupted: asyncio.Future[Interruption],
         assignment: Assignment,
-        tap: _Tap,
+        tap: AttemptTap,
     ) -> Outcome:
         function = self._function
         running: asyncio.Future[_Return]
@@ -203,35 +250,6 @@ class _Return:
 
 _abandoned: set[asyncio.Task[_Return]] = set()
 """Tasks that swallowed their cancellation: the loop itself holds tasks only weakly."""
-
-
-class _Tap:
-    """The sink that the attempt's code sees: it closes at the attempt's end, and shows rewards on the root span."""
-
-    def __init__(self, sink: SpanSink) -> None:
-        self.root: OtelSpan | None = None
-        self.rewards = 0
-        self._sink: SpanSink | None = sink
-        self._lock = RLock()
-
-    def add_span(self, span: Span) -> None:
-        with self._lock:
-            if self._sink is not None:
-                self._sink.add_span(span)
-
-    def add_reward(self, reward: Reward) -> None:
-        with self._lock:
-            if self._sink is None:
-                return
-            self._sink.add_reward(reward)
-            self.rewards += 1
-        if self.root is not None:
-            self.root.add_event(c.EVALUATION_EVENT, _reward_attributes(reward))
-
-    def close(self) -> None:
-        """From now on nothing is taken: what an abandoned thread still does belongs to no attempt."""
-        with self._lock:
-            self._sink = None
 
 
 def _reward_attributes(reward: Reward) -> dict[str, str | float]:
@@ -297,7 +315,7 @@ async def _result(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def _judged(ended: _Return, assignment: Assignment, tap: _Tap) -> Outcome:
+def _judged(ended: _Return, assignment: Assignment, tap: AttemptTap) -> Outcome:
     """What a function's return or exception means."""
     try:
         if ended.error is not None:

@@ -115,6 +115,16 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def begin(self, rollout: Rollout, worker: str, *, lease_seconds: float = 60.0) -> Lease:
+        """Add a rollout and take it in one step: it never waits in the queue, so no other worker gets it. For work that
+        its own program does. A repetition gives the same lease while its attempt runs.
+
+        Raises:
+            NotFoundError: its task or a pinned resource version does not exist; nothing was added.
+            StoreError: a rollout of this id exists and is not this worker's.
+        """
+
+    @abstractmethod
     async def heartbeat(self, attempt_ids: Sequence[str], *, lease_seconds: float = 60.0) -> Collection[str]:
         """Prolong leases. Gives the ids that are still held; the others were lost or cancelled: stop working on them."""
 

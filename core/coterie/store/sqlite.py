@@ -157,6 +157,12 @@ class SqliteStore(Store):
                 self._writer.look_around()
                 await waiter.woken(await self._until_next_expiry(left))
 
+    async def begin(self, rollout: Rollout, worker: str, *, lease_seconds: float = 60.0) -> Lease:
+        row, lease_ns = records.rollout_row(rollout), _lease_ns(lease_seconds)
+        return await self._write(
+            lambda transaction: work.begin(transaction, rollout, row, worker, lease_ns=lease_ns, now=self._clock())
+        )
+
     async def heartbeat(self, attempt_ids: Sequence[str], *, lease_seconds: float = 60.0) -> Collection[str]:
         lease_ns = _lease_ns(lease_seconds)
         return await self._write(

@@ -74,26 +74,24 @@ def lease(
     taken = connection.execute(queued, {"run_id": run_id, "limit": limit}).all()
     if not taken:
         return []
-    tasks = get_tasks(connection, [row.task_id for row in taken])
-    leases = [
-        Lease(
-            attempt=Attempt(
-                id=new_id("at"),
-                rollout_id=row.id,
-                number=(row.last_number or 0) + 1,
-                worker=worker,
-                state=AttemptState.RUNNING,
-                started_ns=now,
-                lease_expires_ns=now + lease_ns,
-            ),
-            rollout=dataclasses.replace(records.rollout_of(row), state=RolloutState.RUNNING),
-            task=task,
+    return _taken(connection, taken, worker, lease_ns=lease_ns, now=now)
+
+
+def begin(transaction: Transaction, rollout: Rollout, row: RowValues, worker: str, *, lease_ns: int, now: int) -> Lease:
+    """Add a rollout and take it, without its ever being in the queue for others."""
+    connection = transaction.connection
+    (task,) = get_tasks(connection, [rollout.task_id])
+    _raise_for_unpublished(connection, [rollout])
+    if insert_new(connection, ROLLOUTS, [row]):
+        (queued,) = connection.execute(_QUEUED_OF_ID, {"rollout_id": rollout.id, "limit": 1}).all()
+        (lease,) = _taken(connection, [queued], worker, lease_ns=lease_ns, now=now)
+        return lease
+    attempts = get_attempts(connection, [rollout.id]).get(rollout.id, ())
+    if not attempts or attempts[-1].state is not AttemptState.RUNNING or attempts[-1].worker != worker:
+        raise StoreError(
+            f"rollout {rollout.id!r} exists already and is not worker {worker!r}'s to begin. Give it an id of its own."
         )
-        for row, task in zip(taken, tasks, strict=True)
-    ]
-    connection.execute(_ADD_ATTEMPT, [records.attempt_row(lease.attempt) for lease in leases])
-    connection.execute(_SET_RUNNING, [{"rollout_id": row.id} for row in taken])
-    return leases
+    return Lease(attempts[-1], get_rollouts(connection, [rollout.id])[0], task)
 
 
 def heartbeat(transaction: Transaction, attempt_ids: Sequence[str], *, lease_ns: int, now: int) -> frozenset[str]:
@@ -204,6 +202,30 @@ def open_rollouts(connection: Connection, ids: Sequence[str]) -> set[str]:
 def get_attempts(connection: Connection, rollout_ids: Sequence[str]) -> dict[str, tuple[Attempt, ...]]:
     """The attempts of each rollout, first to last."""
     return grouped(connection, _ATTEMPTS_OF_ROLLOUTS, ATTEMPTS.c.rollout_id, rollout_ids, records.attempt_of)
+
+
+def _taken(connection: Connection, queued: Sequence[Any], worker: str, *, lease_ns: int, now: int) -> list[Lease]:
+    """Begin an attempt at each of these queued rollouts."""
+    tasks = get_tasks(connection, [row.task_id for row in queued])
+    leases = [
+        Lease(
+            attempt=Attempt(
+                id=new_id("at"),
+                rollout_id=row.id,
+                number=(row.last_number or 0) + 1,
+                worker=worker,
+                state=AttemptState.RUNNING,
+                started_ns=now,
+                lease_expires_ns=now + lease_ns,
+            ),
+            rollout=dataclasses.replace(records.rollout_of(row), state=RolloutState.RUNNING),
+            task=task,
+        )
+        for row, task in zip(queued, tasks, strict=True)
+    ]
+    connection.execute(_ADD_ATTEMPT, [records.attempt_row(lease.attempt) for lease in leases])
+    connection.execute(_SET_RUNNING, [{"rollout_id": row.id} for row in queued])
+    return leases
 
 
 def _end(
@@ -335,6 +357,7 @@ _QUEUED = (
     .limit(bindparam("limit"))
 )
 _QUEUED_OF_RUN = _QUEUED.where(ROLLOUTS.c.run_id == bindparam("run_id"))
+_QUEUED_OF_ID = _QUEUED.where(ROLLOUTS.c.id == bindparam("rollout_id"))
 _SET_RUNNING = update(ROLLOUTS).where(_OF_ROLLOUT).values(state=RolloutState.RUNNING.value)
 _SET_STATE = (
     update(ROLLOUTS)
