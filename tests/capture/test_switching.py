@@ -15,9 +15,10 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from coterie import conventions as names
+from coterie import plugins as plugins_module
 from coterie.announced import AnnouncedCall, announce
 from coterie.capture import call as call_module
-from coterie.capture import faults, instrument, openai_sdk, response_tap, switch, uninstrument
+from coterie.capture import faults, instrument, openai_sdk, response_tap, uninstrument
 from coterie.roles import Identity
 from coterie.scope import PromptVersion, attempt_scope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
@@ -183,7 +184,7 @@ def test_plugins_are_found_and_missing_frameworks_skipped(
         importlib.metadata.EntryPoint("coterie_no_module", "no_such_module_anywhere:X", group),
         importlib.metadata.EntryPoint("somebody_elses", f"{__name__}:Broken", group),
     ]
-    monkeypatch.setattr(switch, "entry_points", lambda group: found)
+    monkeypatch.setattr(plugins_module, "entry_points", lambda group: found)
     instrument()
     instrument()
     assert (Working.on, MissingFramework.on) == (1, 0)
@@ -200,7 +201,7 @@ def test_a_broken_plugin_does_not_stop_the_others(
         importlib.metadata.EntryPoint("coterie_broken", f"{__name__}:Broken", group),
         importlib.metadata.EntryPoint("coterie_fake", f"{__name__}:Working", group),
     ]
-    monkeypatch.setattr(switch, "entry_points", lambda group: found)
+    monkeypatch.setattr(plugins_module, "entry_points", lambda group: found)
     instrument()
     assert Working.on == 1
     assert "coterie_broken could not be switched on" in caplog.text

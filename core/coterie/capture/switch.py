@@ -6,14 +6,13 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from threading import RLock
 from typing import Any
 
-from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
-
 from coterie import roles as roles_module
 from coterie.capture.content import ContentRules, set_content_rules
+from coterie.plugins import Standing, examine, plugin_entry_points
 from coterie.roles import RoleMap, set_role_map
 
 _log = logging.getLogger("coterie")
@@ -52,8 +51,8 @@ def instrument(
             from coterie.capture import openai_sdk
 
             openai_sdk.install()
-        for entry_point in entry_points(group="opentelemetry_instrumentor"):
-            if entry_point.name.startswith("coterie_") and entry_point.name not in _state.plugins:
+        for entry_point in plugin_entry_points():
+            if entry_point.name not in _state.plugins:
                 instrumentor = _switched_on(entry_point)
                 if instrumentor is not None:
                     _state.plugins[entry_point.name] = instrumentor
@@ -99,21 +98,22 @@ _lock = RLock()
 
 
 def _switched_on(entry_point: EntryPoint) -> Any | None:
-    """The plugin's instrumentor, instrumented; None when its framework is missing or it was on already."""
+    """The plugin's instrumentor, instrumented; None when it stays off or was on already."""
+    found = examine(entry_point)
     try:
-        instrumentor = entry_point.load()()
-        conflict = get_dependency_conflicts(instrumentor.instrumentation_dependencies())
-        if conflict is not None:
-            if conflict.found is not None:
-                _log.warning("%s stays off: %s.", entry_point.name, conflict)
+        if found.instrumentor is None:
+            if found.error is not None:
+                raise found.error
+            level = logging.WARNING if found.standing is Standing.UNSUPPORTED else logging.DEBUG
+            _log.log(level, "%s stays off: %s.", entry_point.name, found.detail)
             return None
-        if instrumentor.is_instrumented_by_opentelemetry:
+        if found.instrumentor.is_instrumented_by_opentelemetry:
             return None
-        instrumentor.instrument(skip_dep_check=True)
+        found.instrumentor.instrument(skip_dep_check=True)
     except ModuleNotFoundError as missing:
         _log.debug("%s stays off: %s.", entry_point.name, missing)
         return None
     except Exception:  # noqa: BLE001 - one broken plugin must not keep the others, nor the user's program, from running
         _log.exception("%s could not be switched on; its framework's agents go unnamed.", entry_point.name)
         return None
-    return instrumentor
+    return found.instrumentor

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, entry_points
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Annotated
 
@@ -25,15 +25,25 @@ from rich.table import Table
 from rich.text import Text
 
 from coterie.cli.extras import extras, install_command, installed_version, needs_of
+from coterie.plugins import SWITCHED_OFF, Standing, plugin_entry_points
+from coterie.plugins import examine as examine_plugin
 
 GIB = 2**30
 FRAMEWORKS = {
     "langchain-core": "langchain",
     "langgraph": "langchain",
     "langchain-openai": None,
+    "autogen-agentchat": "autogen",
+    "ag2": None,
+    "crewai": "crewai",
+    "openai-agents": "openai-agents",
     "openai": "verl",
+    "anthropic": None,
+    "litellm": None,
 }
 """Distribution → the extra that brings it, or None where it is the user's own choice."""
+EXTRA_OF_PLUGIN = {"openai_sdk": "openai-agents"}
+"""Plugin → the extra that brings its framework, where it has another name."""
 STACK = ("torch", "transformers", "vllm", "verl")
 """What must fit together to train."""
 STACK_ADVICE = "In a checkout `nox -s demo` installs versions that fit; requirements/ lists them."
@@ -84,7 +94,7 @@ def doctor(
 
 def examine(folder: Path) -> Sequence[Finding]:
     """Look at everything; ``folder`` is where runs will be written."""
-    return [*_software(), *_extras(), *_frameworks(), *_training_stack(), *_machine(), *_disk(folder)]
+    return [*_software(), *_plugins(), *_extras(), *_frameworks(), *_training_stack(), *_machine(), *_disk(folder)]
 
 
 def _software() -> Iterator[Finding]:
@@ -97,11 +107,26 @@ def _software() -> Iterator[Finding]:
         "" if supported else "Coterie is tested on Python 3.11 to 3.13.",
     )
     yield Finding("software", "Coterie", Status.OK, installed_version("coterie") or "unknown")
-    instrumentors = [
-        entry for entry in entry_points(group="opentelemetry_instrumentor") if entry.name.startswith("coterie_")
-    ]
-    names = ", ".join(sorted(entry.name.removeprefix("coterie_") for entry in instrumentors))
-    yield Finding("software", "framework plugins", Status.OK, names or "none")
+
+
+def _plugins() -> Iterator[Finding]:
+    known = extras()
+    for plugin in map(examine_plugin, plugin_entry_points()):
+        extra = EXTRA_OF_PLUGIN.get(plugin.framework, plugin.framework)
+        install = install_command(extra) if extra in known else f"Install the framework that {plugin.name} is for."
+        match plugin.standing:
+            case Standing.READY:
+                yield Finding("plugins", plugin.framework, Status.OK, f"active: {plugin.detail}")
+            case Standing.ABSENT:
+                yield Finding("plugins", plugin.framework, Status.ABSENT, f"not active: {plugin.detail}", install)
+            case Standing.UNSUPPORTED:
+                yield Finding("plugins", plugin.framework, Status.WARNING, f"not active: {plugin.detail}", install)
+            case Standing.SWITCHED_OFF:
+                advice = f"Take coterie_{plugin.framework} out of {SWITCHED_OFF}."
+                yield Finding("plugins", plugin.framework, Status.WARNING, f"not active: {plugin.detail}", advice)
+            case Standing.BROKEN:
+                advice = "Install it anew, or report this to who wrote it."
+                yield Finding("plugins", plugin.framework, Status.PROBLEM, f"not active: {plugin.detail}", advice)
 
 
 def _extras() -> Iterator[Finding]:
