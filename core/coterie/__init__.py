@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from coterie.capture import uninstrument as uninstrument
     from coterie.connecting import connect as connect
     from coterie.errors import CoterieError as CoterieError
+    from coterie.recording import record as record
     from coterie.rewards import calls as calls
     from coterie.rewards import reward as reward
     from coterie.roles import acting_as as agent
@@ -21,6 +22,7 @@ _PUBLIC = {
     "uninstrument": ("coterie.capture", "uninstrument"),
     "connect": ("coterie.connecting", "connect"),
     "CoterieError": ("coterie.errors", "CoterieError"),
+    "record": ("coterie.recording", "record"),
     "calls": ("coterie.rewards", "calls"),
     "reward": ("coterie.rewards", "reward"),
     "agent": ("coterie.roles", "acting_as"),
@@ -28,7 +30,18 @@ _PUBLIC = {
     "Task": ("coterie.vocabulary", "Task"),
 }
 
-__all__ = ["CoterieError", "Task", "agent", "calls", "connect", "instrument", "reward", "rollout", "uninstrument"]
+__all__ = [
+    "CoterieError",
+    "Task",
+    "agent",
+    "calls",
+    "connect",
+    "instrument",
+    "record",
+    "reward",
+    "rollout",
+    "uninstrument",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from coterie.vocabulary import AttemptState, FailureCause, Lease, Mode
 _log = logging.getLogger("coterie.runner")
 
 FLUSH_SECONDS = 5.0
-"""How often the spans of attempts that still run are written."""
+"""How often spans and rewards of attempts that still run are written."""
 FINISH_TRIES = 8
 """How often the end of an attempt is written before its result is given up, over about 20 seconds."""
 
@@ -52,15 +52,23 @@ class Attempts:
         name: What they run, for the log.
         lease_seconds: After so long without a heartbeat another worker may take them.
         deadline_seconds: How long one may take, unless its rollout says otherwise; None means for ever.
+        flush_seconds: How often what they recorded is written while they run.
     """
 
     def __init__(
-        self, store: Store, *, name: str, lease_seconds: float = 60.0, deadline_seconds: float | None = None
+        self,
+        store: Store,
+        *,
+        name: str,
+        lease_seconds: float = 60.0,
+        deadline_seconds: float | None = None,
+        flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self.store = store
         self.name = name
         self.lease_seconds = lease_seconds
         self.deadline_seconds = deadline_seconds
+        self.flush_seconds = flush_seconds
         self.slot_free = asyncio.Event()
         """Set whenever an attempt has ended."""
         self._pins = Pins(store)
@@ -81,16 +89,34 @@ class Attempts:
         """Send heartbeats and write spans from now on."""
         self._background = [
             asyncio.create_task(self._send_heartbeats(), name=f"{self.name} heartbeats"),
-            asyncio.create_task(self._flush_spans(), name=f"{self.name} flushes"),
+            asyncio.create_task(self._flush_regularly(), name=f"{self.name} flushes"),
         ]
 
-    def begin(self, lease: Lease, player: Player) -> asyncio.Task[None]:
-        """Play a leased attempt to its end. The task ends when the end is written; it raises nothing."""
+    def begin(self, lease: Lease, player: Player) -> asyncio.Task[bool]:
+        """Play a leased attempt to its end. The task ends when the end is written, with False if the store did not
+        take it; it raises nothing.
+        """
         running = _Running(lease, player)
         self._running[lease.attempt.id] = running
         self._count(leased=1)
         running.task = asyncio.create_task(self._attempt(running), name=f"attempt {lease.attempt.id}")
         return running.task
+
+    async def flush(self) -> None:
+        """Write what the attempts that run have recorded so far."""
+        waiting = [running.sink.waiting() for running in self._running.values() if not running.ending]
+        spans = [span for one in waiting for span in one.spans]
+        rewards = [reward for one in waiting for reward in one.rewards]
+        try:
+            if spans:
+                await self.store.add_spans(spans)
+            if rewards:
+                await self.store.add_rewards(rewards)
+        except Exception as error:  # noqa: BLE001 - they stay in the sinks, and go with the end of the attempt
+            _log.warning("%d spans, %d rewards could not be written yet: %s", len(spans), len(rewards), one_line(error))
+            return
+        for one in waiting:
+            one.written()
 
     async def drain(self) -> None:
         """Wait until the attempts that run have ended."""
@@ -111,16 +137,17 @@ class Attempts:
 
     # One attempt
 
-    async def _attempt(self, running: _Running) -> None:
+    async def _attempt(self, running: _Running) -> bool:
         lease, sink = running.lease, running.sink
         try:
             outcome = await self._outcome(running)
             warnings = self._warnings(running, outcome)
             running.ending = True
-            await self._finish(lease, outcome, warnings, sink)
+            return await self._finish(lease, outcome, warnings, sink)
         except Exception:  # noqa: BLE001 - whatever was not foreseen must not end silently
             _log.exception("Attempt %s could not be ended; its lease will run out.", lease.attempt.id)
             self._count(unwritten=1)
+            return False
         finally:
             del self._running[lease.attempt.id]
             self.slot_free.set()
@@ -164,7 +191,7 @@ class Attempts:
                 )
         return warnings
 
-    async def _finish(self, lease: Lease, outcome: Outcome, warnings: Sequence[str], sink: AttemptSink) -> None:
+    async def _finish(self, lease: Lease, outcome: Outcome, warnings: Sequence[str], sink: AttemptSink) -> bool:
         spans, rewards = sink.close()
         pause = 0.1
         for tries_left in reversed(range(FINISH_TRIES)):
@@ -182,7 +209,7 @@ class Attempts:
             except LeaseLostError as error:
                 _log.info("%s", error)
                 self._count(unwritten=1)
-                return
+                return False
             except StoreUnavailableError as error:
                 if not tries_left:
                     raise
@@ -204,7 +231,8 @@ class Attempts:
                 self._count(
                     **{ended.get(outcome.state, "cancelled"): 1}, deadline=outcome.cause is FailureCause.DEADLINE
                 )
-                return
+                return True
+        raise AssertionError("the last try either returns or raises")
 
     # What goes on meanwhile
 
@@ -233,21 +261,10 @@ class Attempts:
                 if id_ in self._running:
                     self._running[id_].interrupt(Interruption.LOST)
 
-    async def _flush_spans(self) -> None:
+    async def _flush_regularly(self) -> None:
         while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            sinks = [running.sink for running in self._running.values() if not running.ending]
-            waiting = [(sink, sink.unwritten()) for sink in sinks]
-            spans = [span for _, some in waiting for span in some]
-            if not spans:
-                continue
-            try:
-                await self.store.add_spans(spans)
-            except Exception as error:  # noqa: BLE001 - they stay in the sinks, and go with the end of the attempt
-                _log.warning("%d spans could not be written yet: %s", len(spans), one_line(error))
-                continue
-            for sink, some in waiting:
-                sink.written(len(some))
+            await asyncio.sleep(self.flush_seconds)
+            await self.flush()
 
     def _count(self, **more: int) -> None:
         now = self._statistics
@@ -269,7 +286,7 @@ class _Running:
     interrupted: asyncio.Future[Interruption] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    task: asyncio.Task[None] = field(init=False)
+    task: asyncio.Task[bool] = field(init=False)
     endpoints: Sequence[Any] = ()
     ending: bool = False
     """True once its result is being written: from then on the lease may not be held any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import RLock
 
 from coterie.runner.trainability import CallCount
@@ -29,17 +30,31 @@ class AttemptSink:
         with self._lock:
             self._rewards.append(reward)
 
-    def unwritten(self) -> Sequence[Span]:
-        """The spans that were not written yet; they stay here until ``written`` says that they were."""
+    def waiting(self) -> Waiting:
+        """What was not written yet; it stays here until ``written()`` of it says that it was."""
         with self._lock:
-            return tuple(self._spans)
+            return Waiting(self, tuple(self._spans), tuple(self._rewards))
 
-    def written(self, count: int) -> None:
-        """Forget the first ``count`` spans: they are on disk."""
+    def forget(self, spans: int, rewards: int) -> None:
+        """Forget the first so many spans and rewards: they are on disk."""
         with self._lock:
-            del self._spans[:count]
+            del self._spans[:spans]
+            del self._rewards[:rewards]
 
     def close(self) -> tuple[Sequence[Span], Sequence[Reward]]:
         """What is left to write. Does not forget it: a flush may be under way, and writing twice changes nothing."""
         with self._lock:
             return tuple(self._spans), tuple(self._rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waited in a sink at one moment."""
+
+    sink: AttemptSink
+    spans: Sequence[Span]
+    rewards: Sequence[Reward]
+
+    def written(self) -> None:
+        """Say that it is on disk."""
+        self.sink.forget(len(self.spans), len(self.rewards))
