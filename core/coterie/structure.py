@@ -84,24 +84,34 @@ def end(
 ) -> None:
     """End a span, with the error that ended what it stands for: the exception, or its text and ``error_type``."""
     if error is not None:
-        kind = error_type or (type(error).__name__ if isinstance(error, BaseException) else "Error")
-        rules = content_rules()
-        text = f"{kind}: {error}" if isinstance(error, BaseException) else error
-        span.set_attribute(names.ERROR_TYPE, kind)
-        span.set_status(
-            Status(StatusCode.ERROR, rules.text(text[:ERROR_MESSAGE_LIMIT]) if rules.capture_content else "")
-        )
+        set_error(span, error, error_type=error_type)
     span.end(end_ns)
 
 
-def add_edge(span: Span, kind: EdgeKind, source: str, target: str) -> None:
-    """Write a delegation, hand-off or message on the span of the agent that it comes from (or, of a message, reaches).
+def set_error(span: Span, error: BaseException | str, *, error_type: str | None = None) -> None:
+    """Say that what a span stands for failed, though something came of it: a tool whose error the model gets as a text."""
+    kind = error_type or (type(error).__name__ if isinstance(error, BaseException) else "Error")
+    rules = content_rules()
+    text = f"{kind}: {error}" if isinstance(error, BaseException) else error
+    span.set_attribute(names.ERROR_TYPE, kind)
+    span.set_status(Status(StatusCode.ERROR, rules.text(text[:ERROR_MESSAGE_LIMIT]) if rules.capture_content else ""))
 
-    ``source`` and ``target`` are agent names.
+
+def add_edge(span: Span, kind: EdgeKind, source: str, target: str, *, time_ns: int | None = None) -> None:
+    """Write a delegation, hand-off or message on the span of the agent that it comes from (or, of a message, reaches),
+    or on the span of the workflow that moved control.
+
+    Args:
+        span: one that has not ended.
+        kind: which of the three.
+        source: agent name.
+        target: agent name.
+        time_ns: nanoseconds since the epoch, if it was earlier.
     """
     span.add_event(
         names.HANDOFF_EVENT,
         {names.HANDOFF_SOURCE: source, names.HANDOFF_TARGET: target, names.HANDOFF_KIND: kind.value},
+        time_ns,
     )
 
 
