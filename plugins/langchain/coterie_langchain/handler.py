@@ -8,28 +8,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from threading import RLock
-from typing import Any, TypeVar, cast
+from typing import Any
 from uuid import UUID
+from weakref import ref
 
 from langchain_core.callbacks import BaseCallbackHandler
-from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import StatusCode
 
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall, announce, announced_call
-from coterie.capture.content import content_rules
-from coterie.capture.faults import note_fault
+from coterie.capture.faults import guarded
 from coterie.episodes import EdgeKind
 from coterie.roles import Identity, add_acting_source, child_identity
-from coterie.spans import tracer
-from coterie_langchain import uncaptured
-from coterie_langchain.handoffs import add_edge, goto_targets, is_control_flow, leaves_graph, parent_command
+from coterie.structure import (
+    add_edge,
+    agent_attributes,
+    end,
+    end_tool,
+    mark_tool_as_edge,
+    start_agent,
+    start_tool,
+    start_workflow,
+)
+from coterie.uncaptured import record_told_answer, record_told_error
+from coterie_langchain.handoffs import goto_targets, is_control_flow, leaves_graph, parent_command
 from coterie_langchain.identity import (
     acting_in_running_code,
+    agent_of_activation,
     identity_in,
     is_part_of_agent,
     kind_of_graph,
@@ -39,23 +47,10 @@ from coterie_langchain.identity import (
     starts_node,
     tool_caller,
 )
+from coterie_langchain.moves import Moves, write_moves
 from coterie_langchain.runs import Run, RunKind, open_runs
-from coterie_langchain.uncaptured import PendingCall
-
-Callback = TypeVar("Callback", bound=Callable[..., None])
-
-
-def _never_raises(callback: Callback) -> Callback:
-    """A fault of ours is logged once and goes no further."""
-
-    @wraps(callback)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            callback(*args, **kwargs)
-        except Exception:  # noqa: BLE001 - whatever it is, the user's run goes on
-            note_fault(f"LangChain's {callback.__name__} could not be recorded")
-
-    return cast("Callback", guarded)
+from coterie_langchain.supersteps import watch_supersteps
+from coterie_langchain.uncaptured import told_answer, told_call
 
 
 class CoterieCallbackHandler(BaseCallbackHandler):
@@ -91,7 +86,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         """The user's own events."""
         return True
 
-    @_never_raises
+    @guarded
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -127,17 +122,15 @@ class CoterieCallbackHandler(BaseCallbackHandler):
             _start_node(run, parent, metadata.get("langgraph_node") or run.name, tags or ())
         open_runs.add(run)
 
-    @_never_raises
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:
+    @guarded
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """A graph, a node or a plain runnable ended well."""
         run = open_runs.take(run_id)
-        if run is None:
-            return
-        if run.kind is RunKind.NODE and not run.is_part:
-            _hand_over(run, goto_targets(outputs))
-        _end(run)
+        if run is not None:
+            write_moves(run)
+            _end(run)
 
-    @_never_raises
+    @guarded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A graph, a node or a plain runnable was left by an exception."""
         run = open_runs.take(run_id)
@@ -145,13 +138,11 @@ class CoterieCallbackHandler(BaseCallbackHandler):
             return
         command = parent_command(error)
         if command is not None:
-            _hand_over(run, goto_targets(command))
-            if run.agent is run and run.parent is not None and run.parent.agent is not None:
-                # The exception goes on upwards, through agents that did not say it.
-                run.parent.agent.handed_to |= run.handed_to
+            _leave(run, error, tuple(goto_targets(command)))
+        write_moves(run)
         _end(run, error)
 
-    @_never_raises
+    @guarded
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
@@ -170,14 +161,6 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         parent = parent_of_new_run(parent_run_id)
         tool_name = (serialized or {}).get("name") or name or "tool"
         identity = tool_caller(parent, tool_name, tool_call_id)
-        attributes = {names.OPERATION: names.EXECUTE_TOOL, names.TOOL_NAME: tool_name}
-        if identity is not None:
-            attributes |= _agent_attributes(identity)
-        if tool_call_id:
-            attributes[names.TOOL_CALL_ID] = tool_call_id
-        rules = content_rules()
-        if rules.capture_content:
-            attributes[names.TOOL_ARGUMENTS] = rules.json_text(inputs) if inputs is not None else rules.text(input_str)
         start_ns = time.time_ns()
         run = Run(
             id=run_id,
@@ -185,7 +168,14 @@ class CoterieCallbackHandler(BaseCallbackHandler):
             name=tool_name,
             parent=parent,
             start_ns=start_ns,
-            span=_start_span(f"execute_tool {tool_name}", parent, attributes, start_ns),
+            span=start_tool(
+                tool_name,
+                identity=identity,
+                arguments=inputs if inputs is not None else input_str,
+                call_id=tool_call_id,
+                parent=parent.span if parent else None,
+                start_ns=start_ns,
+            ),
             identity=identity,
             owns_span=True,
             checkpoint_ns=parent.checkpoint_ns if parent else None,
@@ -194,34 +184,36 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         )
         open_runs.add(run)
 
-    @_never_raises
+    @guarded
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """A tool returned."""
         run = open_runs.take(run_id)
         if run is None:
             return
+        if run.span is None:
+            return
         # Inside an agent's own graph a jump leads to one of its parts, unless it leaves the graph.
         if not run.is_part or leaves_graph(output):
-            _hand_over(run, goto_targets(output))
-        if run.span is not None:
-            rules = content_rules()
-            if tool_call_id := getattr(output, "tool_call_id", None):
-                run.span.set_attribute(names.TOOL_CALL_ID, tool_call_id)
-            if rules.capture_content:
-                run.span.set_attribute(names.TOOL_RESULT, rules.text(_result_text(output)))
-            if getattr(output, "status", None) == "error":
-                run.span.set_attribute(names.ERROR_TYPE, "ToolError")
-                run.span.set_status(Status(StatusCode.ERROR))
-        _end(run)
+            own = run.identity.agent if run.identity is not None else None
+            targets = [target for target in goto_targets(output) if target != own]
+            if targets:
+                mark_tool_as_edge(run.span, EdgeKind.HANDOFF, targets[0] if len(targets) == 1 else None)
+        if tool_call_id := getattr(output, "tool_call_id", None):
+            run.span.set_attribute(names.TOOL_CALL_ID, tool_call_id)
+        if getattr(output, "status", None) == "error":
+            # The framework has made a message of the tool's exception.
+            run.span.set_attribute(names.ERROR_TYPE, "ToolError")
+            run.span.set_status(StatusCode.ERROR)
+        end_tool(run.span, _result_text(output))
 
-    @_never_raises
+    @guarded
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A tool was left by an exception."""
         run = open_runs.take(run_id)
         if run is not None:
             _end(run, error)
 
-    @_never_raises
+    @guarded
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,  # noqa: ARG002
@@ -239,7 +231,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
             run_id, parent_run_id, messages[0] if messages else [], metadata, invocation_params, batch_size
         )
 
-    @_never_raises
+    @guarded
     def on_llm_start(
         self,
         serialized: dict[str, Any] | None,  # noqa: ARG002
@@ -255,7 +247,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         """A model of texts is called."""
         self._model_starts(run_id, parent_run_id, prompts, metadata, invocation_params, batch_size)
 
-    @_never_raises
+    @guarded
     def on_llm_end(self, response: Any, *, run_id: UUID, **_: Any) -> None:
         """A model answered."""
         run = open_runs.take(run_id)
@@ -265,17 +257,16 @@ class CoterieCallbackHandler(BaseCallbackHandler):
         if run.identity is not None:
             _note_tool_calls(run.root, run.identity, response)
         if not run.call.announced.captured:
-            uncaptured.record_answer(run.call, response)
+            record_told_answer(run.call, told_answer(response))
 
-    @_never_raises
+    @guarded
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A model call was left by an exception."""
         run = open_runs.take(run_id)
         if run is None or run.call is None:
             return
         run.call.announced.ended = True
-        if not run.call.announced.captured:
-            uncaptured.record_error(run.call, error)
+        record_told_error(run.call, error)
 
     def _leaves_out(self, run_id: UUID) -> bool:
         # A run that is known already has a second handler.
@@ -308,7 +299,7 @@ class CoterieCallbackHandler(BaseCallbackHandler):
             start_ns=start_ns,
             span=span,
             identity=identity,
-            call=PendingCall(announced, messages, parameters or {}, metadata or {}, start_ns),
+            call=told_call(announced, messages, parameters or {}, metadata or {}, start_ns),
         )
         if run.agent is not None:
             run.agent.has_spoken = True
@@ -325,10 +316,7 @@ def _start_workflow(run: Run, metadata: Mapping[str, Any]) -> None:
     if run.identity is None and node is not None:
         # Recording began in the middle of a graph's run.
         run.identity = child_identity(metadata.get("lc_agent_name") or node)
-    attributes = {names.OPERATION: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: run.name}
-    if run.identity is not None:
-        attributes |= _agent_attributes(run.identity)
-    run.span = _start_span(f"invoke_workflow {run.name}", None, attributes, run.start_ns)
+    run.span = start_workflow(run.name, identity=run.identity, start_ns=run.start_ns)
     run.owns_span = True
 
 
@@ -338,6 +326,7 @@ def _start_node(run: Run, graph: Run, node: str, tags: Sequence[str]) -> None:
         # The framework's own nodes, such as the one that takes the input.
         run.is_part = True
         return
+    watch_supersteps()
     if graph.kind is RunKind.CHAIN:
         with _finding_out:  # Several first nodes may start at once, each in its thread.
             if graph.kind is RunKind.CHAIN:
@@ -348,6 +337,8 @@ def _start_node(run: Run, graph: Run, node: str, tags: Sequence[str]) -> None:
         run.is_part = True
     else:
         _activate(run, child_identity(node, identity_in(run)))
+    if graph.moves is not None and run.checkpoint_ns is not None:
+        graph.moves.activations[run.checkpoint_ns] = run
 
 
 def _first_node_starts(graph: Run, node: str) -> None:
@@ -361,30 +352,30 @@ def _first_node_starts(graph: Run, node: str) -> None:
         _activate(graph, child_identity(agent, caller))
         if delegated and caller is not None and around is not None and around.span is not None:
             add_edge(around.span, EdgeKind.DELEGATION, caller.agent, agent)
+    if kind is not RunKind.CREATED_AGENT:
+        graph.moves = Moves()
     graph.kind = kind  # Last, since other threads take it as the sign that all is known.
 
 
 def _activate(run: Run, identity: Identity) -> None:
     """From here on the run is the activation of this agent, with a span of its own."""
-    attributes = {names.OPERATION: names.INVOKE_AGENT, **_agent_attributes(identity)}
     if run.owns_span and run.span is not None:
         run.span.update_name(f"invoke_agent {identity.agent}")
-        run.span.set_attributes(attributes)
+        run.span.set_attributes({names.OPERATION: names.INVOKE_AGENT, **agent_attributes(identity)})
     else:
-        run.span = _start_span(f"invoke_agent {identity.agent}", run.parent, attributes, run.start_ns)
+        above = run.parent.span if run.parent is not None else None
+        run.span = start_agent(identity, parent=above, start_ns=run.start_ns)
         run.owns_span = True
     run.identity, run.agent, run.tool, run.is_part = identity, run, None, False
 
 
-def _hand_over(run: Run, targets: Any) -> None:
-    """Write that control moves from the agent acting in ``run`` to these nodes, once an activation and target."""
-    agent = run.agent
-    if agent is None or agent.span is None or run.identity is None:
-        return
-    for target in targets:
-        if target != run.identity.agent and target not in agent.handed_to:
-            agent.handed_to.add(target)
-            add_edge(agent.span, EdgeKind.HANDOFF, run.identity.agent, target)
+def _leave(run: Run, error: BaseException, targets: tuple[str, ...]) -> None:
+    """Note who said a ``Command`` to a graph above, which goes up through runs that did not say it."""
+    came_from_below = run.leaving is not None and run.leaving[0]() is error
+    run.left_by = run.leaving[1] if run.leaving is not None and came_from_below else agent_of_activation(run)
+    run.left_for = targets
+    if run.parent is not None:
+        run.parent.leaving = (ref(error), run.left_by)
 
 
 def _note_tool_calls(root: Run, identity: Identity, response: Any) -> None:
@@ -395,29 +386,9 @@ def _note_tool_calls(root: Run, identity: Identity, response: Any) -> None:
                 root.tool_callers[tool_call["id"]] = identity
 
 
-def _agent_attributes(identity: Identity) -> dict[str, str]:
-    return {
-        names.AGENT_NAME: identity.agent,
-        names.ROLE: identity.role,
-        names.AGENT_PATH: identity.path_text,
-    }
-
-
-def _start_span(name: str, parent: Run | None, attributes: Mapping[str, Any], start_ns: int) -> Span:
-    above = parent.span if parent is not None else None
-    context = trace.set_span_in_context(above) if above is not None else None
-    return tracer().start_span(name, context=context, attributes=attributes, start_time=start_ns)
-
-
 def _end(run: Run, error: BaseException | None = None) -> None:
-    if not run.owns_span or run.span is None:
-        return
-    if error is not None and not is_control_flow(error):
-        rules = content_rules()
-        run.span.set_attribute(names.ERROR_TYPE, type(error).__name__)
-        message = rules.text(f"{type(error).__name__}: {error}"[:2000]) if rules.capture_content else ""
-        run.span.set_status(Status(StatusCode.ERROR, message))
-    run.span.end()
+    if run.owns_span and run.span is not None:
+        end(run.span, None if error is None or is_control_flow(error) else error)
 
 
 def _result_text(output: Any) -> str:

@@ -1,4 +1,4 @@
-"""Who hands over to whom: what LangGraph's ``Command`` says about it."""
+"""What LangGraph's ``Command`` says, returned or raised, about where control goes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from opentelemetry.trace import Span
-
-from coterie.conventions import HANDOFF_EVENT, HANDOFF_KIND, HANDOFF_SOURCE, HANDOFF_TARGET
-from coterie.episodes import EdgeKind
-
-
-def add_edge(span: Span, kind: EdgeKind, source: str, target: str) -> None:
-    """Write a hand-off or a delegation on the span of the agent that hands over."""
-    span.add_event(HANDOFF_EVENT, {HANDOFF_SOURCE: source, HANDOFF_TARGET: target, HANDOFF_KIND: kind.value})
-
 
 def goto_targets(output: Any) -> Iterator[str]:
     """The nodes to which what a node or tool returned moves control: ``Command``s, alone or in a list."""
-    types = sys.modules.get("langgraph.types")
-    if types is None or output is None or isinstance(output, (dict, str)):
-        return
-    for item in output if isinstance(output, (list, tuple)) else (output,):
-        if isinstance(item, types.Command):
-            yield from _names(item.goto)
+    for command in _commands(output):
+        yield from _names(command.goto)
 
 
 def leaves_graph(output: Any) -> bool:
-    """True for a ``Command`` to the graph above."""
-    types = sys.modules.get("langgraph.types")
-    return types is not None and isinstance(output, types.Command) and output.graph == types.Command.PARENT
+    """True if there is a ``Command`` to the graph above."""
+    return any(command.graph == command.PARENT for command in _commands(output))
 
 
 def parent_command(error: BaseException) -> Any:
@@ -45,6 +30,15 @@ def is_control_flow(error: BaseException) -> bool:
     """True for exceptions that are LangGraph's way to move control or to pause, and for a stream closed early."""
     errors = sys.modules.get("langgraph.errors")
     return isinstance(error, GeneratorExit) or (errors is not None and isinstance(error, errors.GraphBubbleUp))
+
+
+def _commands(output: Any) -> Iterator[Any]:
+    types = sys.modules.get("langgraph.types")
+    if types is None or output is None or isinstance(output, (dict, str)):
+        return
+    for item in output if isinstance(output, (list, tuple)) else (output,):
+        if isinstance(item, types.Command):
+            yield item
 
 
 def _names(goto: Any) -> Iterator[str]:

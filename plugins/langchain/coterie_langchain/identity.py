@@ -71,6 +71,23 @@ def name_of_graph_agent(graph: Run, kind: RunKind) -> str | None:
     return graph.identity.agent if graph.identity is not None else UNNAMED_AGENT
 
 
+def agent_at_node(graph: Run, node: str) -> str | None:
+    """The name of the agent that acts in a node of this graph: its own, or the graph's for a part of the graph's agent."""
+    if is_part_of_agent(graph, node):
+        return graph.identity.agent if graph.identity is not None else None
+    return node
+
+
+def agent_of_activation(run: Run) -> str | None:
+    """The name of the agent that acted in a run which ends. For one that only ran tools it is who had asked for them,
+    or None if those were several.
+    """
+    activation = run.agent
+    if activation is not None and activation.ran_tools_of and not activation.has_spoken:
+        return next(iter(activation.ran_tools_of)) if len(activation.ran_tools_of) == 1 else None
+    return run.identity.agent if run.identity is not None else None
+
+
 def identity_in(run: Run | None) -> Identity | None:
     """Who acts in a run: the framework's agent, or one that the user's code names deeper within."""
     told = current_identity()
@@ -99,6 +116,7 @@ def tool_caller(run: Run | None, tool: str, tool_call_id: str | None) -> Identit
     if run is not None and run.agent is not None and not run.agent.has_spoken:
         caller = run.root.tool_callers.get(tool_call_id or tool)
         if caller is not None:
+            run.agent.ran_tools_of.add(caller.agent)
             return caller
     return identity_in(run)
 

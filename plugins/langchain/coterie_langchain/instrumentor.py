@@ -39,12 +39,14 @@ class LangChainInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from langchain_core.tracers import context
 
         from coterie_langchain.identity import acting_in_running_code
+        from coterie_langchain.supersteps import unwatch_supersteps
 
         variable, self._variable = self._variable, None
         if variable is None:
             return
         context._configure_hooks[:] = [hook for hook in context._configure_hooks if hook[0] is not variable]
         remove_acting_source(acting_in_running_code)
+        unwatch_supersteps()
         handler = variable.get()
         if handler is not None:
             handler.retire()

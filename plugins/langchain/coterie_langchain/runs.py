@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from threading import Lock
+from typing import TYPE_CHECKING
 from uuid import UUID
+from weakref import ref
 
 from opentelemetry.trace import Span
 
 from coterie.roles import Identity
-from coterie_langchain.uncaptured import PendingCall
+from coterie.uncaptured import ToldCall
+
+if TYPE_CHECKING:
+    from coterie_langchain.moves import Moves
 
 MOST_OPEN_RUNS = 50_000
 """So many runs are remembered; beyond that the oldest tree is taken for abandoned and its spans are ended."""
@@ -63,9 +68,17 @@ class Run:
     """A node that is no agent but a part of one, such as the ``model`` node of ``create_agent``."""
     has_spoken: bool = False
     """Of an agent: it made an LLM call."""
-    handed_to: set[str] = field(default_factory=set)
-    """Of an agent: where it handed control to."""
-    call: PendingCall | None = None
+    ran_tools_of: set[str] = field(default_factory=set)
+    """Of an agent: the agents, by name, that had asked for the tools that it ran."""
+    left_by: str | None = None
+    """Of what a ``Command`` to a graph above left: the agent that said it."""
+    left_for: tuple[str, ...] = ()
+    """Of what a ``Command`` to a graph above left: the nodes that it names."""
+    leaving: tuple[ref[BaseException], str | None] | None = None
+    """The exception that left a run below on its way up, and the agent that raised it."""
+    moves: Moves | None = None
+    """Of a graph: where control moved in it."""
+    call: ToldCall | None = None
     """Of an LLM call: what is known about it."""
     root: Run = field(init=False)
     """The outermost run."""

@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import context as langchain_hooks
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
+from langgraph.pregel._loop import PregelLoop
 from langgraph.types import Command, interrupt
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -29,7 +30,7 @@ from coterie import conventions as names
 from coterie import roles
 from coterie.scope import attempt_scope
 from coterie.testing import ListSink, scope_for_test
-from coterie_langchain import CoterieCallbackHandler, LangChainInstrumentor, handler
+from coterie_langchain import CoterieCallbackHandler, LangChainInstrumentor
 from coterie_langchain.runs import Run, RunKind, RunTable, open_runs
 
 
@@ -86,13 +87,33 @@ def test_importing_the_plugin_imports_no_framework():
 
 def test_uninstrument_restores_everything():
     hooks, sources = list(langchain_hooks._configure_hooks), list(roles._acting_sources)
+    after_tick = PregelLoop.after_tick
     instrumentor = LangChainInstrumentor()
     instrumentor.instrument()
     assert len(langchain_hooks._configure_hooks) == len(hooks) + 1
+    graph_of(speak).invoke({})
+    assert PregelLoop.after_tick is not after_tick
     instrumentor.uninstrument()
     assert langchain_hooks._configure_hooks == hooks
     assert roles._acting_sources == sources
+    assert PregelLoop.after_tick is after_tick
     assert recorded(lambda: graph_of(speak).invoke({})) == []
+
+
+def test_who_wraps_our_hook_is_not_unwrapped(switched_on, monkeypatch):
+    graph_of(speak).invoke({})
+    ours, called = PregelLoop.after_tick, []
+
+    def theirs(self: Any) -> Any:
+        called.append(self)
+        return ours(self)
+
+    monkeypatch.setattr(PregelLoop, "after_tick", theirs)
+    switched_on.uninstrument()
+    assert PregelLoop.after_tick is theirs
+    graph_of(speak).invoke({})
+    assert called
+    monkeypatch.setattr(PregelLoop, "after_tick", ours.__wrapped__)
 
 
 def test_uninstrument_during_a_run_records_it_to_its_end_and_nothing_new(switched_on):
@@ -202,7 +223,18 @@ def test_an_interrupt_is_no_error_and_resumes(switched_on):
     assert len(sink.of(names.INVOKE_AGENT)) == 2
 
 
-@pytest.mark.parametrize("broken", ["_start_workflow", "_start_node", "_start_span", "_end", "speaker_in"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "handler._start_workflow",
+        "handler._start_node",
+        "handler.start_agent",
+        "handler._end",
+        "handler.speaker_in",
+        "handler.write_moves",
+        "supersteps.follow_superstep",
+    ],
+)
 def test_a_fault_of_ours_is_logged_and_not_the_users(switched_on, monkeypatch, caplog, broken):
     from coterie.capture import faults
 
@@ -210,10 +242,10 @@ def test_a_fault_of_ours_is_logged_and_not_the_users(switched_on, monkeypatch, c
         raise RuntimeError("our fault")
 
     monkeypatch.setattr(faults, "_noted", set())
-    monkeypatch.setattr(handler, broken, fault)
+    monkeypatch.setattr(f"coterie_langchain.{broken}", fault)
     assert graph_of(speak).invoke({}) == {"text": "hi"}
     assert graph_of(speak).invoke({}) == {"text": "hi"}
-    said = [record for record in caplog.records if "could not be recorded" in record.getMessage()]
+    said = [record for record in caplog.records if "logged once" in record.getMessage()]
     assert said
     assert len({record.getMessage() for record in said}) == len(said)
 

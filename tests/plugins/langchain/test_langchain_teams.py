@@ -75,7 +75,12 @@ def test_state_graph_with_send_back(serve):
         three_roles(chat_model(server)).invoke({"said": []})
 
     assert outline(sink.spans) == THREE_ROLES
-    assert edges(sink.spans) == []
+    assert edges(sink.spans) == [
+        ("handoff", "analyst", "coder"),
+        ("handoff", "coder", "reviewer"),
+        ("handoff", "reviewer", "coder"),
+        ("handoff", "coder", "reviewer"),
+    ]
     chats = sink.of(names.CHAT)
     assert [(chat.attributes[names.ROLE], chat.attributes[names.TURN]) for chat in chats] == [
         ("analyst", 0),
