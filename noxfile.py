@@ -8,13 +8,16 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "layers", "base", "tests", "plugins", "train"]
+nox.options.sessions = ["lint", "types", "layers", "base", "tests", "plugins", "plugins_on", "train"]
 nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "uv|virtualenv"
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 TRAIN_PYTHON = "3.11"
 """The pinned training stack exists for this one."""
 PROJECT = nox.project.load_toml("pyproject.toml")
+OPENAI_2, OPENAI_3 = "openai>=2,<3", "openai>=3"
+"""The two lanes of the OpenAI SDK: 2.x speaks through httpx and is what CrewAI wants, 3.x through a fork of it."""
 PLUGINS = {
     ("langchain", "oldest"): [
         "langchain-core==1.0.0",
@@ -22,13 +25,50 @@ PLUGINS = {
         "langgraph-prebuilt==1.0.0",
         "langchain==1.0.0",
         "langchain-openai==1.0.0",
+        OPENAI_2,
     ],
-    ("langchain", "latest"): ["langchain-core", "langgraph", "langchain", "langchain-openai"],
+    ("langchain", "latest"): [
+        "langchain-core",
+        "langgraph",
+        "langchain",
+        "langchain-openai",
+        OPENAI_3,
+        "openinference-instrumentation-langchain",
+    ],
+    ("autogen", "oldest"): ["autogen-agentchat==0.7.0", "autogen-core==0.7.0", "autogen-ext[openai]==0.7.0", OPENAI_2],
+    ("autogen", "latest"): [
+        "autogen-agentchat",
+        "autogen-core",
+        "autogen-ext[openai]",
+        OPENAI_3,
+        "openinference-instrumentation-autogen-agentchat",
+    ],
+    ("crewai", "oldest"): ["crewai==1.15.0", OPENAI_2],
+    ("crewai", "latest"): ["crewai", OPENAI_2, "openinference-instrumentation-crewai"],
+    ("openai_sdk", "oldest"): ["openai-agents==0.20.0", OPENAI_2],
+    ("openai_sdk", "latest"): ["openai-agents", OPENAI_3, "openinference-instrumentation-openai-agents"],
+    ("all", "latest"): [
+        "langchain-core",
+        "langgraph",
+        "langchain",
+        "langchain-openai",
+        "autogen-agentchat",
+        "autogen-core",
+        "autogen-ext[openai]",
+        "crewai",
+        "openai-agents",
+        OPENAI_2,
+    ],
 }
+"""(Framework, version) → what is installed. The oldest are the lower bounds of the extras; ``all`` has all four."""
+IMPORTED = {"langchain": "langgraph", "autogen": "autogen_agentchat", "crewai": "crewai", "openai_sdk": "agents"}
+"""Framework → the module that must be there, lest its tests be skipped."""
+QUIET = {"CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false", "OTEL_SDK_DISABLED": ""}
+"""Frameworks that would phone home do not."""
 TIMEOUT = ["timeout", "--kill-after=10"] if sys.platform.startswith("linux") else []
 
 
-@nox.session(python=TRAIN_PYTHON)
+@nox.session(python=TRAIN_PYTHON, venv_backend="virtualenv")
 def demo(session: nox.Session) -> None:
     """The whole loop on this machine: install, warm start, train, report. Arguments after ``--`` go to ``coterie demo``."""
     install_training_stack(session)
@@ -66,21 +106,34 @@ def base(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests that need no training stack."""
-    session.install("-e", ".[langchain,train]", *PLUGINS["langchain", "latest"], *group("test"))
-    session.run(*TIMEOUT, *limit(900), "pytest", "-m", "not train", *session.posargs, external=True)
+    """The tests that need no training stack; those of plugins are in the matrix."""
+    session.install("-e", ".[langchain,train]", "langchain", "langchain-openai", *group("test"), *group("sdks"))
+    ignored = ["--ignore=tests/plugins", "--ignore=tests/conformance"]
+    session.run(*TIMEOUT, *limit(900), "pytest", "-m", "not train", *ignored, *session.posargs, external=True)
 
 
-@nox.session(python=TRAIN_PYTHON)
-@nox.parametrize("version", ["oldest", "latest"])
-@nox.parametrize("framework", ["langchain"])
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("framework,version", PLUGINS)
 def plugins(session: nox.Session, framework: str, version: str) -> None:
-    """A plugin's tests on the oldest and on the newest supported release of its framework."""
-    session.install("-e", f".[{framework}]", *PLUGINS[framework, version], *group("test"))
-    session.run(*TIMEOUT, *limit(600), "pytest", f"tests/plugins/{framework}", "-m", "not train", external=True)
+    """A plugin's tests and the conformance suite on the oldest and the newest supported release of its framework."""
+    play_cell(session, framework, version)
 
 
-@nox.session(python=TRAIN_PYTHON)
+@nox.session(python=PYTHONS[1:])
+@nox.parametrize("framework,version", PLUGINS)
+def plugins_on(session: nox.Session, framework: str, version: str) -> None:
+    """The same on the other Pythons."""
+    play_cell(session, framework, version)
+
+
+@nox.session(python=TRAIN_PYTHON, default=False)
+def table(session: nox.Session) -> None:
+    """Write the tables of frameworks, in README and docs, from the cells of the matrix that passed."""
+    session.install("packaging")
+    session.run("python", "tests/matrix.py", "table")
+
+
+@nox.session(python=TRAIN_PYTHON, venv_backend="virtualenv")
 def train(session: nox.Session) -> None:
     """The tests on real verl and vLLM, on the CPU."""
     install_training_stack(session)
@@ -95,6 +148,19 @@ def bench(session: nox.Session) -> None:
         session.error(f"Name a benchmark: {', '.join(sorted(path.stem for path in Path('benchmarks').glob('*.py')))}")
     session.install("-e", ".[langchain,train]", *group("test"))
     session.run("python", f"benchmarks/{session.posargs[0]}.py", *session.posargs[1:])
+
+
+def play_cell(session: nox.Session, framework: str, version: str) -> None:
+    """Run one cell of the matrix, and note what it ran on if it passed."""
+    session.install("-e", ".", *PLUGINS[framework, version], *group("test"))
+    frameworks = IMPORTED if framework == "all" else {framework: IMPORTED[framework]}
+    session.run("python", "-c", f"import {', '.join(frameworks.values())}", env=QUIET)
+    paths = [f"tests/conformance/test_conformance_{name}.py" for name in frameworks]
+    if framework != "all":
+        paths += [f"tests/plugins/{framework}"]
+    pytest = ["pytest", *paths, "-m", "not train", *session.posargs]
+    session.run(*TIMEOUT, *limit(600), *pytest, external=True, env=QUIET)
+    session.run("python", "tests/matrix.py", "cell", framework, version)
 
 
 def install_training_stack(session: nox.Session) -> None:
