@@ -16,12 +16,11 @@ from typing import Any
 
 from coterie import conventions as c
 from coterie.episodes import Edge, EdgeKind, Episode, ToolCall, Turn
+from coterie.foreign.translation import translate
+from coterie.missing import UNKNOWN_AGENT, missing_in
 from coterie.roles import role_of
 from coterie.store.base import Store
 from coterie.vocabulary import JSON, AttemptState, Reward, Span, SpanStatus
-
-UNKNOWN_AGENT = "agent"
-"""The name of an agent that no span names."""
 
 _LLM_OPERATIONS = frozenset({c.CHAT, "text_completion", "generate_content"})
 
@@ -54,15 +53,21 @@ def build_episode(
     task_id: str, attempt_id: str, rollout_id: str, spans: Iterable[Span], rewards: Iterable[Reward]
 ) -> Episode:
     """The role-aware view of one attempt. Failed calls are turns without token ids; a retried call is one turn."""
-    tree = _SpanTree(sorted(spans, key=lambda span: (span.start_ns, span.span_id)))
+    recorded = list(spans)
+    known = translate(recorded)
+    tree = _SpanTree(sorted(known, key=lambda span: (span.start_ns, span.span_id)))
+    turns, edges = _turns(tree), _edges(tree)
+    tool_calls = [_tool_call(span, tree) for span in tree.spans if _operation(span) == c.EXECUTE_TOOL]
+    agents = {tree.agent(span)[0] for span in tree.spans if _operation(span) == c.INVOKE_AGENT}
     return Episode(
         rollout_id=rollout_id,
         attempt_id=attempt_id,
         task_id=task_id,
-        turns=_turns(tree),
-        edges=_edges(tree),
-        tool_calls=[_tool_call(span, tree) for span in tree.spans if _operation(span) == c.EXECUTE_TOOL],
+        turns=turns,
+        edges=edges,
+        tool_calls=tool_calls,
         rewards=tuple(rewards),
+        missing=missing_in(turns, edges, tool_calls, agents=len(agents), foreign=known is not recorded),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from coterie.missing import Missing
 from coterie.vocabulary import JSON, Reward
 
 
@@ -101,8 +102,19 @@ class Episode:
     edges: Sequence[Edge] = ()
     tool_calls: Sequence[ToolCall] = ()
     rewards: Sequence[Reward] = field(default=())
+    missing: Sequence[Missing] = ()
+    """What whoever recorded it did not write down, and how often."""
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that made a call, in order of their first."""
         return tuple(dict.fromkeys(turn.role for turn in self.turns))
+
+    def tree(self) -> str:
+        """The episode as text, a line a thing, agents by path. ``print(episode)`` shows it."""
+        from coterie.episode_tree import tree
+
+        return tree(self)
+
+    def __str__(self) -> str:
+        return self.tree()

@@ -258,6 +258,7 @@ OPERATIONS = st.sampled_from([c.CHAT, c.EXECUTE_TOOL, c.INVOKE_AGENT, c.INVOKE_W
 @st.composite
 def odd_spans(draw: st.DrawFn) -> Span:
     attributes = draw(st.dictionaries(st.sampled_from(NAMES), ODD, max_size=8)) | {c.OPERATION: draw(OPERATIONS)}
+    attributes |= {c.ROLE: draw(ODD)}  # with it a span is one of ours, however odd
     events = [SpanEvent(c.HANDOFF_EVENT, 1, draw(st.dictionaries(st.sampled_from(NAMES), ODD, max_size=3)))]
     ids = st.sampled_from(["a", "b", "c", "d"])
     return Span(
