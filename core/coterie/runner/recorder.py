@@ -10,8 +10,8 @@ import atexit
 import os
 import socket
 import threading
-from collections.abc import Collection, Coroutine, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -137,6 +137,7 @@ class Recorder:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.set_default_executor(_Inline())
         try:
             self._loop.run_forever()
             self._loop.run_until_complete(self._shut())
@@ -150,6 +151,18 @@ class Recorder:
             await self._attempts.stop()
         if self._store is not None and not isinstance(self._given, Store):
             await self._store.close()
+
+
+class _Inline(ThreadPoolExecutor):
+    """Runs what stores give to a thread at once: when the interpreter ends, no other executor takes work any more."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits
+            future.set_exception(error)
+        return future
 
 
 def recorder_for(store: Store | str) -> Recorder:
