@@ -232,7 +232,8 @@ class ResponsesShape:
         if answer.text or not answer.tool_calls:
             content: dict[str, JSON] = {"type": "output_text", "text": answer.text, "annotations": []}
             if "message.output_text.logprobs" in (answer.request.get("include") or ()):
-                content["logprobs"] = _chat_logprobs(toy_tokens(answer.text))["content"]
+                # As vLLM does: of all sampled tokens, those of tool calls too.
+                content["logprobs"] = _chat_logprobs(answer.response_ids)["content"]
             message = {"type": "message", "id": f"msg_{answer.id}", "role": "assistant"}
             items.append(
                 (
