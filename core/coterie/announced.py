@@ -7,6 +7,8 @@ whether the call was seen on the wire or must be recorded from the callback alon
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -34,6 +36,16 @@ _announced: ContextVar[AnnouncedCall | None] = ContextVar("coterie_announced", d
 def announce(call: AnnouncedCall) -> None:
     """Announce a call in the present context."""
     _announced.set(call)
+
+
+@contextmanager
+def announcing(call: AnnouncedCall) -> Iterator[None]:
+    """Announce a call within the block alone, for a plugin that wraps the call itself."""
+    token = _announced.set(call)
+    try:
+        yield
+    finally:
+        _announced.reset(token)
 
 
 def announced_call() -> AnnouncedCall | None:

@@ -56,7 +56,7 @@ class AttemptSpanProcessor(SpanProcessor):
     def on_start(self, span: RecordingSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Remember the current attempt for this span."""
         scope = current_scope()
-        if scope is None:
+        if scope is None or _is_told_by_plugin(span):
             return
         span.set_attribute(ROLLOUT_ID, scope.rollout_id)
         span.set_attribute(ATTEMPT_ID, scope.attempt_id)
@@ -81,6 +81,18 @@ class AttemptSpanProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002
         """Nothing is held back, so there is nothing to flush."""
         return True
+
+
+def leave_out_spans_of(tracers: str) -> None:
+    """Keep spans of a framework's own tracers, named ``tracers`` or so and more, out of attempts: its plugin tells the
+    same in ours, and an agent or tool call would be there twice. Exporters of the user's get them as before.
+    """
+    _told_by_plugins.add(tracers)
+
+
+def take_in_spans_of(tracers: str) -> None:
+    """Undo ``leave_out_spans_of``. Without one before it is no error."""
+    _told_by_plugins.discard(tracers)
 
 
 def to_span(span: ReadableSpan) -> Span:
@@ -108,6 +120,16 @@ _STATUS = {
     StatusCode.OK: SpanStatus.OK,
     StatusCode.ERROR: SpanStatus.ERROR,
 }
+
+_told_by_plugins: set[str] = set()
+"""Beginnings of names of tracers."""
+
+
+def _is_told_by_plugin(span: RecordingSpan) -> bool:
+    if not _told_by_plugins or span.instrumentation_scope is None:
+        return False
+    return span.instrumentation_scope.name.startswith(tuple(_told_by_plugins))
+
 
 _tracers: WeakKeyDictionary[TracerProvider, Tracer] = WeakKeyDictionary()
 """Our tracer of each provider that our processor was added to."""
