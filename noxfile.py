@@ -85,8 +85,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=TRAIN_PYTHON)
 def types(session: nox.Session) -> None:
-    """Mypy, strict."""
-    session.install("-e", ".[langchain,train]", *group("types"), *group("test"))
+    """Mypy, strict, with all frameworks at hand."""
+    session.install("-e", ".[train]", *PLUGINS["all", "latest"], *group("types"), *group("test"), *group("sdks"))
     session.run("mypy")
 
 
