@@ -9,7 +9,7 @@ from coterie import conventions as c
 from coterie.episodes import EdgeKind
 from coterie.foreign.attributes import as_text, list_of, text_of
 from coterie.foreign.langgraph import goto_targets, tool_output
-from coterie.foreign.marks import LLM_OPERATIONS, with_attributes, with_edge
+from coterie.foreign.marks import LLM_OPERATIONS, operation_of, with_attributes, with_edge
 from coterie.foreign.messages import finish_reasons, from_parts, openai_reason, system_message
 from coterie.vocabulary import Span
 
@@ -27,8 +27,8 @@ def recognises(span: Span) -> bool:
 def translated(span: Span) -> Span:
     """The span with our attributes."""
     span = without_made_up_name(span)
-    operation = span.attributes.get(c.OPERATION)
-    if isinstance(operation, str) and operation in LLM_OPERATIONS:
+    operation = operation_of(span)
+    if operation in LLM_OPERATIONS:
         return call(span)
     if operation == c.EXECUTE_TOOL:
         written = span.attributes.get(c.TOOL_RESULT)

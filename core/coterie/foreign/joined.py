@@ -9,7 +9,7 @@ from dataclasses import replace
 from coterie import conventions as c
 from coterie.episodes import EdgeKind
 from coterie.foreign.attributes import list_of, mapping_of, parsed, text_of
-from coterie.foreign.marks import LLM_OPERATIONS, is_ours, with_attributes, with_edge
+from coterie.foreign.marks import LLM_OPERATIONS, is_ours, operation_of, with_attributes, with_edge
 from coterie.roles import role_of
 from coterie.vocabulary import JSON, Span
 
@@ -92,15 +92,15 @@ def with_transfers(spans: Sequence[Span]) -> Sequence[Span]:
 def _coworker(span: Span) -> str | None:
     if (
         is_ours(span)
-        or span.attributes.get(c.OPERATION) != c.EXECUTE_TOOL
-        or span.attributes.get(c.TOOL_NAME) not in _CREW_TOOLS
+        or operation_of(span) != c.EXECUTE_TOOL
+        or text_of(span.attributes.get(c.TOOL_NAME)) not in _CREW_TOOLS
     ):
         return None
     return text_of(mapping_of(span.attributes.get(c.TOOL_ARGUMENTS)).get("coworker"))
 
 
 def _is_agent(span: Span) -> bool:
-    return span.attributes.get(c.OPERATION) == c.INVOKE_AGENT
+    return operation_of(span) == c.INVOKE_AGENT
 
 
 def _is_crew_agent(span: Span) -> bool:
@@ -108,8 +108,7 @@ def _is_crew_agent(span: Span) -> bool:
 
 
 def _is_call(span: Span) -> bool:
-    operation = span.attributes.get(c.OPERATION)
-    return isinstance(operation, str) and operation in LLM_OPERATIONS
+    return operation_of(span) in LLM_OPERATIONS
 
 
 def _messages(span: Span, name: str) -> Iterator[Mapping[str, JSON]]:
@@ -126,7 +125,7 @@ def _functions(message: Mapping[str, JSON]) -> Iterator[tuple[str, Mapping[str, 
 
 def _with_message(span: Span, asked: Mapping[str, JSON], told: Mapping[str, JSON]) -> Span:
     call_id = text_of(span.attributes.get(c.TOOL_CALL_ID))
-    if is_ours(span) or span.attributes.get(c.OPERATION) != c.EXECUTE_TOOL or call_id is None:
+    if is_ours(span) or operation_of(span) != c.EXECUTE_TOOL or call_id is None:
         return span
     values: dict[str, JSON] = {}
     # LangChain's tracers write the text of a single argument alone: the model's own JSON says more.

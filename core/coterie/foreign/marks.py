@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from coterie import conventions as c
 from coterie.episodes import EdgeKind
+from coterie.foreign.attributes import text_of
 from coterie.foreign.langgraph import CONTROL_FLOW
 from coterie.vocabulary import JSON, Span, SpanEvent, SpanStatus
 
@@ -17,6 +18,11 @@ OPERATIONS = LLM_OPERATIONS | {c.INVOKE_AGENT, c.INVOKE_WORKFLOW, c.EXECUTE_TOOL
 def is_ours(span: Span) -> bool:
     """True for a span that Coterie made."""
     return c.CALL_ID in span.attributes or c.ROLE in span.attributes or c.AGENT_PATH in span.attributes
+
+
+def operation_of(span: Span) -> str | None:
+    """Which operation a span is; None if it says none, or nothing that could be one."""
+    return text_of(span.attributes.get(c.OPERATION))
 
 
 def with_attributes(span: Span, values: Mapping[str, JSON]) -> Span:

@@ -9,7 +9,7 @@ from coterie.episodes import EdgeKind
 from coterie.foreign import genai
 from coterie.foreign.attributes import as_text, mapping_of, text_of, whole_of
 from coterie.foreign.langgraph import agent_in, goto_targets, tool_output
-from coterie.foreign.marks import LLM_OPERATIONS, with_attributes, with_edge, without_operation
+from coterie.foreign.marks import LLM_OPERATIONS, operation_of, with_attributes, with_edge, without_operation
 from coterie.foreign.messages import from_numbered
 from coterie.vocabulary import JSON, Span
 
@@ -33,8 +33,8 @@ def recognises(span: Span) -> bool:
 
 def translated(span: Span) -> Span:
     """The span with our attributes."""
-    operation, kind = span.attributes.get(c.OPERATION), text_of(span.attributes.get(_KIND))
-    if (isinstance(operation, str) and operation in LLM_OPERATIONS) or _OLD_KIND in span.attributes:
+    operation, kind = operation_of(span), text_of(span.attributes.get(_KIND))
+    if operation in LLM_OPERATIONS or _OLD_KIND in span.attributes:
         return _call(span)
     if kind == "tool" or operation == c.EXECUTE_TOOL:
         return _tool(span)

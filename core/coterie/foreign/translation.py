@@ -18,9 +18,6 @@ _log = logging.getLogger("coterie")
 _CONVENTIONS = (openinference, openllmetry, autogen, genai)
 """The first that recognises a span translates it."""
 
-_STRUCTURE_OF_OURS = frozenset({c.INVOKE_WORKFLOW})
-"""Operations that say nothing of an agent, a call or a tool: no reason to look closer."""
-
 
 def translate(spans: Sequence[Span]) -> Sequence[Span]:
     """The spans of one attempt with our attributes, each LLM and tool call counted once.
@@ -28,11 +25,11 @@ def translate(spans: Sequence[Span]) -> Sequence[Span]:
     Spans of ours stay as they are, and so does what nobody recognises; if they are all of that kind, the very sequence
     comes back. Never raises: a fault is logged, and the spans stay as they were.
     """
-    origins = {span.span_id: convention for span in spans if (convention := _convention(span)) is not None}
-    if not origins:
+    origins = [_convention(span) for span in spans]
+    names = {span.span_id: origin.NAME for span, origin in zip(spans, origins, strict=True) if origin is not None}
+    if not names:
         return spans
-    names = {span_id: convention.NAME for span_id, convention in origins.items()}
-    done: Sequence[Span] = [_translated(span, origins.get(span.span_id)) for span in spans]
+    done: Sequence[Span] = [_translated(span, origin) for span, origin in zip(spans, origins, strict=True)]
     done = _kept(lambda given: counted_once(given, names), done)
     done = _kept(with_crew_delegations, done)
     done = _kept(with_tool_messages, done)
@@ -46,8 +43,8 @@ def _convention(span: Span) -> ModuleType | None:
 
 
 def _says_nothing(attributes: Mapping[str, object]) -> bool:
-    operation = attributes.get(c.OPERATION)
-    return isinstance(operation, str) and operation in _STRUCTURE_OF_OURS and "traceloop.span.kind" not in attributes
+    """True for a run of a whole team, ours or theirs: of no agent, call or tool."""
+    return attributes.get(c.OPERATION) == c.INVOKE_WORKFLOW and "traceloop.span.kind" not in attributes
 
 
 def _translated(span: Span, convention: ModuleType | None) -> Span:

@@ -5,13 +5,14 @@ A framework's instrumentor and one of the SDK beneath it nest their spans; one o
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from coterie import conventions as c
 from coterie.foreign.attributes import list_of, mapping_of, text_of
-from coterie.foreign.marks import LLM_OPERATIONS, OPERATIONS, is_ours, with_attributes, without_operation
-from coterie.vocabulary import Span
+from coterie.foreign.marks import LLM_OPERATIONS, OPERATIONS, is_ours, operation_of, with_attributes, without_operation
+from coterie.vocabulary import Span, SpanEvent
 
 
 def counted_once(spans: Sequence[Span], names: Mapping[str, str]) -> Sequence[Span]:
@@ -47,7 +48,7 @@ def _one_call(outer: Span, theirs: Sequence[Span]) -> Iterator[Span]:
     """The spans that change when the foreign ones within an outer one are the same call."""
     if is_ours(outer) or len(theirs) > 1:
         yield from (without_operation(span) for span in theirs)
-    elif theirs and outer.attributes.get(c.OPERATION) == c.EXECUTE_TOOL:
+    elif theirs and operation_of(outer) == c.EXECUTE_TOOL:
         yield without_operation(theirs[0])
         yield with_attributes(outer, {**theirs[0].attributes, **outer.attributes})
     elif theirs:
@@ -56,12 +57,12 @@ def _one_call(outer: Span, theirs: Sequence[Span]) -> Iterator[Span]:
 
 
 def _same_call_above(span: Span, by_id: Mapping[str, Span]) -> Span | None:
-    operation = span.attributes.get(c.OPERATION)
-    if not isinstance(operation, str) or operation not in LLM_OPERATIONS | {c.EXECUTE_TOOL}:
+    operation = operation_of(span)
+    if operation is None or operation not in LLM_OPERATIONS | {c.EXECUTE_TOOL}:
         return None
     for above in _ancestors(span, by_id):
-        outer = above.attributes.get(c.OPERATION)
-        if not isinstance(outer, str) or outer not in OPERATIONS:
+        outer = operation_of(above)
+        if outer is None or outer not in OPERATIONS:
             continue
         if operation in LLM_OPERATIONS:
             return above if outer in LLM_OPERATIONS else None
@@ -84,7 +85,7 @@ def _beside_ours(spans: Sequence[Span], names: Mapping[str, str]) -> Sequence[Sp
     ours = [span for span in spans if is_ours(span)]
     if not ours:
         return spans
-    told = Counter(edge for span in ours for edge in _told(span))
+    agents = {name for span in ours if (name := text_of(span.attributes.get(c.AGENT_NAME)))}
     taken: set[tuple[str, str]] = set()
     result = []
     for span in sorted(spans, key=lambda one: one.start_ns):
@@ -94,22 +95,21 @@ def _beside_ours(spans: Sequence[Span], names: Mapping[str, str]) -> Sequence[Sp
             continue
         twin = _twin(span, [one for one in ours if (convention, one.span_id) not in taken])
         if twin is None:
-            repeated = any(told[edge] for edge in _told(span))
-            result.append(_without_told(span) if repeated else span)
+            result.append(_without_edges_of(span, agents))
             continue
-        if span.attributes.get(c.OPERATION) in LLM_OPERATIONS:
+        if operation_of(span) in LLM_OPERATIONS:
             taken.add((convention, twin.span_id))
         result.append(without_operation(span))
     return result
 
 
 def _twin(span: Span, ours: Sequence[Span]) -> Span | None:
-    operation = span.attributes.get(c.OPERATION)
-    if not isinstance(operation, str):
+    operation = operation_of(span)
+    if operation is None:
         return None
     beside = [one for one in ours if one.start_ns <= span.end_ns and span.start_ns <= one.end_ns]
     if operation in LLM_OPERATIONS:
-        calls = [one for one in beside if one.attributes.get(c.OPERATION) in LLM_OPERATIONS]
+        calls = [one for one in beside if operation_of(one) in LLM_OPERATIONS]
         ranked = sorted((rank, at) for at, one in enumerate(calls) if (rank := _unlikeness(span, one)) is not None)
         return calls[ranked[0][1]] if ranked else None
     name = {c.EXECUTE_TOOL: c.TOOL_NAME, c.INVOKE_AGENT: c.AGENT_NAME}.get(operation)
@@ -119,7 +119,7 @@ def _twin(span: Span, ours: Sequence[Span]) -> Span | None:
         (
             one
             for one in beside
-            if one.attributes.get(c.OPERATION) == operation and one.attributes.get(name) == span.attributes.get(name)
+            if operation_of(one) == operation and one.attributes.get(name) == span.attributes.get(name)
         ),
         None,
     )
@@ -145,13 +145,12 @@ def _said(span: Span) -> str:
     return "".join(words)
 
 
-def _told(span: Span) -> Iterator[tuple[object, object, object]]:
-    for event in span.events:
-        if event.name == c.HANDOFF_EVENT:
-            source = event.attributes.get(c.HANDOFF_SOURCE, span.attributes.get(c.AGENT_NAME))
-            yield str(event.attributes.get(c.HANDOFF_KIND)), str(source), str(event.attributes.get(c.HANDOFF_TARGET))
+def _without_edges_of(span: Span, agents: Collection[str]) -> Span:
+    """The span without what it tells of agents that ours recorded: ours told that too, if it was so."""
 
+    def known(event: SpanEvent) -> bool:
+        source = text_of(event.attributes.get(c.HANDOFF_SOURCE, span.attributes.get(c.AGENT_NAME)))
+        target = text_of(event.attributes.get(c.HANDOFF_TARGET))
+        return event.name == c.HANDOFF_EVENT and (source in agents or target in agents)
 
-def _without_told(span: Span) -> Span:
-    operation, agent = span.attributes.get(c.OPERATION), span.attributes.get(c.AGENT_NAME)
-    return with_attributes(without_operation(span), {c.OPERATION: operation, c.AGENT_NAME: agent})
+    return replace(span, events=tuple(event for event in span.events if not known(event)))
