@@ -1,0 +1,72 @@
+"""Wrapping methods of classes, their subclasses included, and putting everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from typing import Any
+from weakref import ref
+
+Make = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes the replacement of a function."""
+
+
+class Wrappers:
+    """Everything that was wrapped, with the way back. False while it is empty."""
+
+    def __init__(self) -> None:
+        self._wrapped: list[tuple[ref[type], str, Any, Any]] = []
+        """Class, name, what was there, what is there now. The class may be one of the user's that goes away."""
+        self._watched: list[tuple[ref[type], Any]] = []
+        """Classes whose new subclasses are wrapped, and the hook that does it."""
+
+    def __bool__(self) -> bool:
+        return bool(self._wrapped)
+
+    def wrap(self, owner: type, name: str, make: Make) -> None:
+        """Replace a method that the class itself defines; one that it does not define, or that is abstract, is left."""
+        former = owner.__dict__.get(name)
+        function = former.__func__ if isinstance(former, staticmethod) else former
+        if not callable(function) or getattr(function, "__isabstractmethod__", False):
+            return
+        replacement: Any = wraps(function)(make(function))
+        if isinstance(former, staticmethod):
+            replacement = staticmethod(replacement)
+        setattr(owner, name, replacement)
+        self._wrapped.append((ref(owner), name, former, replacement))
+
+    def wrap_family(self, root: type, methods: Mapping[str, Make]) -> None:
+        """Replace methods in a class and in all its subclasses, those that are defined later included."""
+        for owner in {root, *_subclasses(root)}:
+            for name, make in methods.items():
+                self.wrap(owner, name, make)
+
+        def init_subclass(cls: Any, **kwargs: Any) -> None:
+            super(root, cls).__init_subclass__(**kwargs)
+            for name, make in methods.items():
+                self.wrap(cls, name, make)
+
+        if "__init_subclass__" not in root.__dict__:
+            hook: Any = classmethod(init_subclass)
+            root.__init_subclass__ = hook
+            self._watched.append((ref(root), hook))
+
+    def restore(self) -> None:
+        """Put everything back. What somebody else has wrapped since stays theirs, with ours idle inside it."""
+        while self._wrapped:
+            owner_ref, name, former, replacement = self._wrapped.pop()
+            owner = owner_ref()
+            if owner is not None and owner.__dict__.get(name) is replacement:
+                setattr(owner, name, former)
+        while self._watched:
+            owner_ref, hook = self._watched.pop()
+            owner = owner_ref()
+            if owner is not None and owner.__dict__.get("__init_subclass__") is hook:
+                del owner.__init_subclass__
+
+
+def _subclasses(root: type) -> Iterator[type]:
+    below: list[type] = root.__subclasses__()
+    for subclass in below:
+        yield subclass
+        yield from _subclasses(subclass)
