@@ -16,19 +16,20 @@ from weakref import ref
 
 from langchain_core.callbacks import BaseCallbackHandler
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.trace import StatusCode
 
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall, announce, announced_call
 from coterie.capture.faults import guarded
 from coterie.episodes import EdgeKind
 from coterie.roles import Identity, add_acting_source, child_identity
+from coterie.scope import current_scope
 from coterie.structure import (
     add_edge,
     agent_attributes,
     end,
     end_tool,
     mark_tool_as_edge,
+    set_error,
     start_agent,
     start_tool,
     start_workflow,
@@ -200,11 +201,11 @@ class CoterieCallbackHandler(BaseCallbackHandler):
                 mark_tool_as_edge(run.span, EdgeKind.HANDOFF, targets[0] if len(targets) == 1 else None)
         if tool_call_id := getattr(output, "tool_call_id", None):
             run.span.set_attribute(names.TOOL_CALL_ID, tool_call_id)
+        text = _result_text(output)
         if getattr(output, "status", None) == "error":
             # The framework has made a message of the tool's exception.
-            run.span.set_attribute(names.ERROR_TYPE, "ToolError")
-            run.span.set_status(StatusCode.ERROR)
-        end_tool(run.span, _result_text(output))
+            set_error(run.span, text or "", error_type="ToolError")
+        end_tool(run.span, text)
 
     @guarded
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
@@ -316,6 +317,9 @@ def _start_workflow(run: Run, metadata: Mapping[str, Any]) -> None:
     if run.identity is None and node is not None:
         # Recording began in the middle of a graph's run.
         run.identity = child_identity(metadata.get("lc_agent_name") or node)
+    if (thread := metadata.get("thread_id")) is not None:
+        scope = current_scope()
+        run.thread = (scope.attempt_id if scope is not None else None, str(thread))
     run.span = start_workflow(run.name, identity=run.identity, start_ns=run.start_ns)
     run.owns_span = True
 
@@ -391,10 +395,12 @@ def _end(run: Run, error: BaseException | None = None) -> None:
         end(run.span, None if error is None or is_control_flow(error) else error)
 
 
-def _result_text(output: Any) -> str:
-    update = getattr(output, "update", None)
-    if isinstance(update, dict):
-        # A Command: what the tool says to the model is in its last message.
-        output = (update.get("messages") or [""])[-1]
+def _result_text(output: Any) -> str | None:
+    if hasattr(output, "goto"):
+        # A Command: what the tool says to the model is the last message of its update, if there is one.
+        messages = output.update.get("messages") if isinstance(output.update, dict) else None
+        output = messages[-1] if isinstance(messages, list) and messages else None
     content = getattr(output, "content", output)
-    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+    if content is None or isinstance(content, str):
+        return content
+    return json.dumps(content, ensure_ascii=False, default=str)

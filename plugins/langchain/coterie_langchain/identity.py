@@ -114,7 +114,8 @@ def tool_caller(run: Run | None, tool: str, tool_call_id: str | None) -> Identit
     asked for the call. Early versions of LangChain do not say which call it is; there it is who last asked for the tool.
     """
     if run is not None and run.agent is not None and not run.agent.has_spoken:
-        caller = run.root.tool_callers.get(tool_call_id or tool)
+        asked = tool_call_id or tool
+        caller = run.root.tool_callers.get(asked) or run.root.tool_callers_before.get(asked)
         if caller is not None:
             run.agent.ran_tools_of.add(caller.agent)
             return caller

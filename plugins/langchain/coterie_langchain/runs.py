@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_OPEN_RUNS = 50_000
 """So many runs are remembered; beyond that the oldest tree is taken for abandoned and its spans are ended."""
 
+MOST_THREADS = 1_000
+"""Of so many threads it is remembered which agent asked for tools that are yet to run."""
+
 
 class RunKind(StrEnum):
     """What a run is."""
@@ -86,6 +89,10 @@ class Run:
     """Of the outermost run: all runs below it that have not ended."""
     tool_callers: dict[str, Identity] = field(default_factory=dict)
     """Of the outermost run: tool call id, and tool name, to the agent whose answer asked for it (last)."""
+    thread: tuple[str | None, str] | None = None
+    """Of the outermost run with a checkpointer: the attempt's id and LangGraph's thread."""
+    tool_callers_before: dict[str, Identity] = field(default_factory=dict)
+    """Of the outermost run: ``tool_callers`` of the thread's run before, which may have paused in front of the tools."""
 
     def __post_init__(self) -> None:
         parent = self.parent
@@ -104,6 +111,7 @@ class RunTable:
     def __init__(self, limit: int = MOST_OPEN_RUNS) -> None:
         self._limit = limit
         self._runs: dict[UUID, Run] = {}
+        self._tool_callers: dict[tuple[str | None, str], dict[str, Identity]] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -122,6 +130,8 @@ class RunTable:
         with self._lock:
             self._runs[run.id] = run
             run.root.open_runs[run.id] = run
+            if run.thread is not None:
+                run.tool_callers_before = self._tool_callers.pop(run.thread, {})
             if len(self._runs) > self._limit:
                 oldest = next(iter(self._runs.values()))
                 abandoned = self._take_tree(oldest.root)
@@ -137,8 +147,16 @@ class RunTable:
             run.root.open_runs.pop(run_id, None)
             if run.root is run and run.open_runs:
                 left = self._take_tree(run)
+            if run.thread is not None:
+                self._remember_tool_callers(run.thread, run.tool_callers or run.tool_callers_before)
         _end_spans(left)
         return run
+
+    def _remember_tool_callers(self, thread: tuple[str | None, str], callers: dict[str, Identity]) -> None:
+        if callers:
+            self._tool_callers[thread] = callers
+        if len(self._tool_callers) > MOST_THREADS:
+            del self._tool_callers[next(iter(self._tool_callers))]
 
     def _take_tree(self, root: Run) -> list[Run]:
         runs = list(root.open_runs.values())
