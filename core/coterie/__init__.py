@@ -6,6 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coterie.agents import agent as agent
+    from coterie.agents import handoff as handoff
+    from coterie.agents import tool as tool
+    from coterie.agents import workflow as workflow
     from coterie.capture import instrument as instrument
     from coterie.capture import uninstrument as uninstrument
     from coterie.connecting import connect as connect
@@ -13,7 +17,6 @@ if TYPE_CHECKING:
     from coterie.recording import record as record
     from coterie.rewards import calls as calls
     from coterie.rewards import reward as reward
-    from coterie.roles import acting_as as agent
     from coterie.rollouts import rollout as rollout
     from coterie.vocabulary import Task as Task
 
@@ -25,7 +28,10 @@ _PUBLIC = {
     "record": ("coterie.recording", "record"),
     "calls": ("coterie.rewards", "calls"),
     "reward": ("coterie.rewards", "reward"),
-    "agent": ("coterie.roles", "acting_as"),
+    "agent": ("coterie.agents", "agent"),
+    "handoff": ("coterie.agents", "handoff"),
+    "tool": ("coterie.agents", "tool"),
+    "workflow": ("coterie.agents", "workflow"),
     "rollout": ("coterie.rollouts", "rollout"),
     "Task": ("coterie.vocabulary", "Task"),
 }
@@ -36,11 +42,14 @@ __all__ = [
     "agent",
     "calls",
     "connect",
+    "handoff",
     "instrument",
     "record",
     "reward",
     "rollout",
+    "tool",
     "uninstrument",
+    "workflow",
 ]
 
 
