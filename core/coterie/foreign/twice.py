@@ -110,8 +110,12 @@ def _twin(span: Span, ours: Sequence[Span]) -> Span | None:
     beside = [one for one in ours if one.start_ns <= span.end_ns and span.start_ns <= one.end_ns]
     if operation in LLM_OPERATIONS:
         calls = [one for one in beside if operation_of(one) in LLM_OPERATIONS]
-        ranked = sorted((rank, at) for at, one in enumerate(calls) if (rank := _unlikeness(span, one)) is not None)
-        return calls[ranked[0][1]] if ranked else None
+        alike = [
+            (rank, abs(one.start_ns - span.start_ns), one.span_id, one)
+            for one in calls
+            if (rank := _unlikeness(span, one)) is not None
+        ]
+        return min(alike, key=lambda found: found[:3])[3] if alike else None
     name = {c.EXECUTE_TOOL: c.TOOL_NAME, c.INVOKE_AGENT: c.AGENT_NAME}.get(operation)
     if name is None:
         return None
@@ -126,23 +130,23 @@ def _twin(span: Span, ours: Sequence[Span]) -> Span | None:
 
 
 def _unlikeness(theirs: Span, ours: Span) -> int | None:
-    """0 for the same response, 1 for the same words, 2 where one of them has no words; None for two calls."""
-    ids = text_of(theirs.attributes.get(c.RESPONSE_ID)), text_of(ours.attributes.get(c.RESPONSE_ID))
+    """0 for the same response, 1 for the same words or tool calls, 2 where too little was recorded; None for two calls."""
+    ids = [text_of(span.attributes.get(c.RESPONSE_ID)) for span in (theirs, ours)]
     if all(ids):
         return 0 if ids[0] == ids[1] else None
-    said = _said(theirs), _said(ours)
-    if all(said):
-        return 1 if said[0] == said[1] else None
-    return 2
+    # Not every instrumentor writes the words beside a tool call, so each is compared where both have it.
+    pairs = [pair for pair in zip(_said(theirs), _said(ours), strict=True) if all(pair)]
+    if any(one != other for one, other in pairs):
+        return None
+    return 1 if pairs else 2
 
 
-def _said(span: Span) -> str:
-    words = []
-    for message in list_of(span.attributes.get(c.OUTPUT_MESSAGES)):
-        fields = mapping_of(message)
-        words.append(text_of(fields.get("content")) or "")
-        words += [str(mapping_of(one).get("function", "")) for one in list_of(fields.get("tool_calls"))]
-    return "".join(words)
+def _said(span: Span) -> tuple[str, str]:
+    """The words of an answer, and the ids of its tool calls."""
+    messages = [mapping_of(message) for message in list_of(span.attributes.get(c.OUTPUT_MESSAGES))]
+    words = [text_of(message.get("content")) or "" for message in messages]
+    calls = [mapping_of(call) for message in messages for call in list_of(message.get("tool_calls"))]
+    return "".join(words), " ".join(text_of(call.get("id")) or "" for call in calls)
 
 
 def _without_edges_of(span: Span, agents: Collection[str]) -> Span:
