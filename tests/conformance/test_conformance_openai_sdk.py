@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,9 +18,13 @@ class OpenAIAgents(PluginConformance):
     model_class: str
 
     @pytest.fixture(autouse=True)
-    def _untraced(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The SDK sends its own traces nowhere."""
-        monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
+    def _traces_stay_here(self) -> Iterator[None]:
+        """The SDK traces, but sends its traces nowhere."""
+        agents = pytest.importorskip("agents")
+        agents.set_trace_processors([])
+        agents.set_tracing_disabled(False)
+        yield
+        agents.set_trace_processors([])
 
     def build(self, setting: TeamSetting) -> Any:
         import agents
@@ -51,5 +56,15 @@ class TestResponsesModel(OpenAIAgents):
     model_class = "OpenAIResponsesModel"
 
 
-class TestChatCompletionsModel(OpenAIAgents):
+class TestChatCompletionsModelUntraced(OpenAIAgents):
     model_class = "OpenAIChatCompletionsModel"
+    openinference = None  # It hears of nothing then.
+
+    @pytest.fixture(autouse=True)
+    def _untraced(self, _traces_stay_here: None) -> Iterator[None]:
+        """With the SDK's tracing switched off."""
+        import agents
+
+        agents.set_tracing_disabled(True)
+        yield
+        agents.set_tracing_disabled(False)

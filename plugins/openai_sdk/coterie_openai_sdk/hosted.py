@@ -31,7 +31,7 @@ def record_hosted_tools(response: Any, identity: Identity, parent: Span) -> None
             if item.error:
                 structure.set_error(call, str(item.error), error_type="ToolError")
             structure.end_tool(call, item.output)
-        elif kind in _HOSTED:
+        elif isinstance(kind, str) and kind in _HOSTED:
             name, arguments, result = _HOSTED[kind]
             found = {field: value for field in arguments if (value := _plain(getattr(item, field, None))) is not None}
             call = structure.start_tool(name, identity=identity, arguments=found, call_id=item.id, parent=parent)
