@@ -146,6 +146,30 @@ def test_sampling(
     assert {name: value for name, value in body.items() if name not in ("model", "messages")} == sent
 
 
+def test_the_rollouts_sampling_counts_without_an_endpoint_too() -> None:
+    sink, wanted = ListSink(), {"temperature": 0.2, "max_tokens": 5, "stop": "END", "n": 2, "logit_bias": {"5": 1}}
+    before = copy.deepcopy(wanted)
+    sampling = {"temperature": 0, "seed": 7, "max_completion_tokens": 9, "top_k": 3, "frequency_penalty": 0.5}
+    with ScriptedModel(lambda _: "4") as model:
+        body = ask(model, scope={"endpoints": {}, "sampling": sampling, "sink": sink}, **wanted)
+    sent = wanted | sampling
+    del sent["max_tokens"]
+    assert body == {"model": "m", "messages": QUESTION, **sent}
+    said = sink.spans[0].attributes
+    assert {name: said[name] for name in said if name.startswith("gen_ai.request.")} == {
+        names.REQUEST_MODEL: "m",
+        names.REQUEST_STREAM: False,
+        names.REQUEST_TEMPERATURE: 0,
+        names.REQUEST_TOP_K: 3,
+        names.REQUEST_SEED: 7,
+        names.REQUEST_MAX_TOKENS: 9,
+        names.REQUEST_FREQUENCY_PENALTY: 0.5,
+        names.REQUEST_STOP_SEQUENCES: ["END"],
+        names.REQUEST_CHOICE_COUNT: 2,
+    }
+    assert wanted == before
+
+
 def test_the_length_limit_of_the_responses_api_has_its_own_name() -> None:
     with ScriptedModel(lambda _: "4") as model:
         endpoint = Endpoint(model.base_url, "policy", "team", sampling={"max_tokens": 64})

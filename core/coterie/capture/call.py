@@ -17,7 +17,7 @@ from coterie.capture.answers import Answer, read_answer
 from coterie.capture.api import Api
 from coterie.capture.content import ContentRules, content_rules
 from coterie.capture.faults import note_fault
-from coterie.capture.rewrite import LENGTH_LIMITS, with_endpoint, with_prompt
+from coterie.capture.rewrite import LENGTH_LIMITS, with_endpoint, with_prompt, with_sampling
 from coterie.roles import Acting, Identity, child_identity, current_acting
 from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
 from coterie.spans import tracer
@@ -70,7 +70,7 @@ class LLMCall:
     @property
     def rewritten(self) -> bool:
         """True when what is sent differs from what the user's code wanted to send."""
-        return self.endpoint is not None or self.prompt is not None
+        return self.endpoint is not None or self.prompt is not None or bool(self.scope and self.scope.sampling)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -155,8 +155,10 @@ class LLMCall:
         changed = dict(body)
         if self.prompt is not None:
             with_prompt(self.api, changed, self.prompt.text)
-        if self.endpoint is not None and self.scope is not None:
-            with_endpoint(self.api, changed, self.endpoint, self.scope.sampling)
+        if self.endpoint is not None:
+            with_endpoint(self.api, changed, self.endpoint)
+        if self.scope is not None:
+            with_sampling(self.api, changed, self.scope.sampling)
         return changed
 
     def _request_attributes(self, provider: str) -> dict[str, Any]:
@@ -170,10 +172,7 @@ class LLMCall:
             names.PROVIDER: provider,
             names.TURN: self._turn,
             names.REQUEST_MODEL: body.get("model"),
-            names.REQUEST_TEMPERATURE: body.get("temperature"),
-            names.REQUEST_TOP_P: body.get("top_p"),
-            names.REQUEST_SEED: body.get("seed"),
-            names.REQUEST_MAX_TOKENS: next((body[name] for name in LENGTH_LIMITS if body.get(name) is not None), None),
+            **_sampling_attributes(body),
             names.REQUEST_STREAM: bool(body.get("stream")),
         }
         if self.endpoint is not None:
@@ -230,6 +229,21 @@ def _acting_in(announced: AnnouncedCall | None) -> Acting:
     if announced is not None:
         return Acting(announced.identity, announced.parent)
     return current_acting() or Acting(child_identity("agent"))
+
+
+def _sampling_attributes(body: Mapping[str, Any]) -> dict[str, Any]:
+    stop = body.get("stop") or body.get("stop_sequences")
+    return {
+        names.REQUEST_TEMPERATURE: body.get("temperature"),
+        names.REQUEST_TOP_P: body.get("top_p"),
+        names.REQUEST_TOP_K: body.get("top_k"),
+        names.REQUEST_SEED: body.get("seed"),
+        names.REQUEST_MAX_TOKENS: next((body[name] for name in LENGTH_LIMITS if body.get(name) is not None), None),
+        names.REQUEST_FREQUENCY_PENALTY: body.get("frequency_penalty"),
+        names.REQUEST_PRESENCE_PENALTY: body.get("presence_penalty"),
+        names.REQUEST_STOP_SEQUENCES: [stop] if isinstance(stop, str) else stop and list(map(str, stop)),
+        names.REQUEST_CHOICE_COUNT: body.get("n") if body.get("n") != 1 else None,
+    }
 
 
 def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:

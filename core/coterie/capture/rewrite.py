@@ -30,10 +30,10 @@ def with_prompt(api: Api, body: dict[str, Any], text: str) -> None:
             body["instructions"] = text
 
 
-def with_endpoint(api: Api, body: dict[str, Any], endpoint: Endpoint, sampling: Mapping[str, JSON]) -> None:
-    """Turn a body to an endpoint: its model, its sampling parameters, and over them those of the rollout."""
+def with_endpoint(api: Api, body: dict[str, Any], endpoint: Endpoint) -> None:
+    """Turn a body to an endpoint: its model, its sampling parameters, the wish for token ids."""
     body["model"] = endpoint.model
-    with_sampling(api, body, {**endpoint.sampling, **sampling})
+    with_sampling(api, body, endpoint.sampling)
     if not endpoint.token_ids:
         return
     body["return_token_ids"] = True
