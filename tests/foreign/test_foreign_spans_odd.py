@@ -170,6 +170,15 @@ def test_the_same_answer_twice_at_once_is_two_calls_not_one() -> None:
     assert len(made.turns) == 2
 
 
+def test_a_call_without_the_words_beside_its_tool_call_is_still_the_same_one() -> None:
+    asked = '"tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}]'
+    ours = chat("a", 10, **{c.ROLE: "w", c.OUTPUT_MESSAGES: f'[{{"content": "I ask.", {asked}}}]'})
+    same = chat("b", 9, **{c.OUTPUT_MESSAGES: f'[{{"content": null, {asked}}}]'})
+    other = chat("d", 9, **{c.OUTPUT_MESSAGES: f'[{{"content": null, {asked.replace("c1", "c2")}}}]'})
+    made = build_episode("t", "at", "ro", [ours, same, other], ())
+    assert {turn.call_id for turn in made.turns} == {"a", "d"}
+
+
 def test_response_ids_tell_calls_apart_that_say_the_same() -> None:
     ours = chat("a", 10, "One", **{c.ROLE: "w", c.AGENT_NAME: "w", c.RESPONSE_ID: "r1"})
     same, other = chat("b", 9, "One", **{c.RESPONSE_ID: "r1"}), chat("c", 9, "One", **{c.RESPONSE_ID: "r2"})
