@@ -235,17 +235,22 @@ def _told_edges(span: Span, tree: _SpanTree) -> Iterator[Edge]:
 
 
 def _nested_edges(tree: _SpanTree) -> Iterator[Edge]:
-    """An agent under a tool under another agent: the other one called it and goes on with what it returns."""
+    """An agent under a tool under another agent: the other one called it and goes on with what it returns.
+
+    Who called is what the tool call says, which may be another agent than the one around it: some frameworks run tools
+    in a step of their own.
+    """
     for span in tree.spans:
         if _operation(span) != c.INVOKE_AGENT:
             continue
-        through_tool = False
+        tool = None
         for ancestor in tree.ancestors(span):
             operation = _operation(ancestor)
-            through_tool = through_tool or operation == c.EXECUTE_TOOL
+            if operation == c.EXECUTE_TOOL:
+                tool = ancestor
             if operation == c.INVOKE_AGENT:
-                source, target = tree.agent(ancestor)[0], tree.agent(span)[0]
-                if through_tool and source != target:
+                source, target = tree.agent(tool or ancestor)[0], tree.agent(span)[0]
+                if tool is not None and source != target:
                     yield Edge(EdgeKind.DELEGATION, source, target, span.start_ns)
                 break
 

@@ -201,6 +201,16 @@ def test_an_agent_under_a_tool_of_another_is_a_delegation() -> None:
     assert made.turns[0].agent_path == "manager/coder"
 
 
+def test_who_delegates_is_who_called_the_tool_wherever_it_runs() -> None:
+    made = episode(
+        span("M", c.INVOKE_AGENT, 1, None, "manager"),
+        span("step", c.INVOKE_AGENT, 2, None, "call_tools"),
+        span("t", c.EXECUTE_TOOL, 3, "step", "manager"),
+        span("C", c.INVOKE_AGENT, 4, "t", "coder"),
+    )
+    assert made.edges == [Edge(EdgeKind.DELEGATION, "manager", "coder", 4)]
+
+
 def test_handoff_events_are_edges_and_are_not_doubled_by_nesting() -> None:
     def event(at: int, **attributes: str) -> SpanEvent:
         names = {"source": c.HANDOFF_SOURCE, "target": c.HANDOFF_TARGET, "kind": c.HANDOFF_KIND}
