@@ -1,21 +1,78 @@
-"""The described team in LangGraph: agents by ``create_agent``, the coder as a tool, a hand-off by ``Command``."""
+"""The described team in LangGraph, twice: agents by ``create_agent`` that hand over with a ``Command``, and graphs made
+by hand, where control follows the edges.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from langchain.agents import create_agent
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
 from langchain_openai import ChatOpenAI
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command
 
 from coterie.testing.described_team import TASK, TeamSetting
 
+BEGINNING = {"messages": [HumanMessage(TASK)]}
+
 
 def team_of(setting: TeamSetting) -> Any:
-    model = ChatOpenAI(
+    """Agents by ``create_agent``; the coder is a tool of the planner's."""
+    model, run_tests = model_of(setting), tests_of(setting)
+    coder = create_agent(model, [run_tests], system_prompt=setting.prompts["coder"], name="coder")
+
+    @tool
+    def transfer_to_reviewer(tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[str]:
+        """Hand over to the reviewer."""
+        said = ToolMessage("The reviewer takes over.", tool_call_id=tool_call_id)
+        return Command(goto="reviewer", graph=Command.PARENT, update={"messages": [said]})
+
+    planner = create_agent(
+        model, [asking(coder), transfer_to_reviewer], system_prompt=setting.prompts["planner"], name="planner"
+    )
+    reviewer = create_agent(model, [], system_prompt=setting.prompts["reviewer"], name="reviewer")
+    graph = StateGraph(MessagesState)
+    graph.add_node("planner", planner, destinations=("reviewer",))
+    graph.add_node("reviewer", reviewer)
+    graph.add_edge(START, "planner")
+    return graph.compile(name="team")
+
+
+def team_by_hand(setting: TeamSetting) -> Any:
+    """Nodes that call the model themselves, tools in nodes of their own, and an edge from the planner to the reviewer."""
+    model, run_tests = model_of(setting), tests_of(setting)
+
+    def speaks(role: str, *tools: Any) -> Any:
+        speaker = model.bind_tools(tools) if tools else model
+
+        def act(state: MessagesState) -> MessagesState:
+            return {"messages": [speaker.invoke([SystemMessage(setting.prompts[role]), *state["messages"]])]}
+
+        return act
+
+    coding = StateGraph(MessagesState)
+    coding.add_node("coder", speaks("coder", run_tests))
+    coding.add_node("tools", ToolNode([run_tests]))
+    coding.add_edge(START, "coder")
+    coding.add_conditional_edges("coder", tools_condition)
+    coding.add_edge("tools", "coder")
+    ask_coder = asking(coding.compile(name="coder"))
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("planner", speaks("planner", ask_coder))
+    graph.add_node("call_tools", ToolNode([ask_coder]))
+    graph.add_node("reviewer", speaks("reviewer"))
+    graph.add_edge(START, "planner")
+    graph.add_conditional_edges("planner", tools_condition, {"tools": "call_tools", END: "reviewer"})
+    graph.add_edge("call_tools", "planner")
+    return graph.compile(name="team")
+
+
+def model_of(setting: TeamSetting) -> ChatOpenAI:
+    return ChatOpenAI(
         model=setting.model,
         base_url=setting.base_url,
         api_key=setting.api_key,
@@ -24,12 +81,18 @@ def team_of(setting: TeamSetting) -> Any:
         timeout=30,
     )
 
+
+def tests_of(setting: TeamSetting) -> Any:
     @tool
     def run_tests(path: str) -> str:
         """Run the tests of a file."""
         return setting.run_tests(path)
 
-    coder = create_agent(model, [run_tests], system_prompt=setting.prompts["coder"], name="coder")
+    return run_tests
+
+
+def asking(coder: Any) -> Any:
+    """The coder as a tool, for programs that run synchronously and for those that do not."""
 
     @tool
     async def ask_coder_async(task: str) -> str:
@@ -43,22 +106,4 @@ def team_of(setting: TeamSetting) -> Any:
         return coder.invoke({"messages": [HumanMessage(task)]})["messages"][-1].text
 
     ask_coder.coroutine = ask_coder_async.coroutine
-
-    @tool
-    def transfer_to_reviewer(tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[str]:
-        """Hand over to the reviewer."""
-        said = ToolMessage("The reviewer takes over.", tool_call_id=tool_call_id)
-        return Command(goto="reviewer", graph=Command.PARENT, update={"messages": [said]})
-
-    planner = create_agent(
-        model, [ask_coder, transfer_to_reviewer], system_prompt=setting.prompts["planner"], name="planner"
-    )
-    reviewer = create_agent(model, [], system_prompt=setting.prompts["reviewer"], name="reviewer")
-    graph = StateGraph(MessagesState)
-    graph.add_node("planner", planner, destinations=("reviewer",))
-    graph.add_node("reviewer", reviewer)
-    graph.add_edge(START, "planner")
-    return graph.compile(name="team")
-
-
-BEGINNING = {"messages": [HumanMessage(TASK)]}
+    return ask_coder

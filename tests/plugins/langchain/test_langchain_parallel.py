@@ -13,7 +13,7 @@ import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
-from reading_spans import chat_model, scope_of, system_text
+from reading_spans import chat_model, edges, scope_of, system_text
 
 from coterie import announced, roles
 from coterie import conventions as names
@@ -129,6 +129,8 @@ async def test_every_call_is_attributed_right_in_parallel(serve):
         workers = [chat.attributes[names.TURN] for chat in chats if chat.attributes[names.ROLE] == "worker"]
         assert sorted(workers) == list(range(WORKERS))
         assert len({chat.parent_id for chat in chats}) == calls_each
+        to_worker, to_judge = ("handoff", "planner", "worker"), ("handoff", "worker", "judge")
+        assert edges(sink.spans) == [to_worker] * WORKERS + [to_judge] * WORKERS
 
 
 class PlainGlobal:
