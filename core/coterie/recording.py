@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -21,7 +23,7 @@ from coterie.errors import ConfigError, CoterieError
 from coterie.roles import nobody_acting
 from coterie.runner.playing import Assignment, OpenAttempt, Outcome, describe
 from coterie.runner.recorder import Block, Chosen, Recorder, Wanted, recorder_for, release
-from coterie.scope import SpanSink
+from coterie.scope import SpanSink, set_process_scope
 from coterie.store.base import Store
 from coterie.vocabulary import JSON, AttemptState, FailureCause, Mode, Reward, Span, Task, new_id
 
@@ -74,7 +76,8 @@ def record(
 class Recording:
     """One attempt that the code of a block makes. ``coterie.record`` makes it; a block may be entered once."""
 
-    def __init__(self, store: Store | str | None, wanted: Wanted, name: str) -> None:
+    def __init__(self, store: Store | str | None, wanted: Wanted, name: str, *, keeps: bool = True) -> None:
+        """``keeps=False`` holds nothing for ``episode`` in memory, for recordings without an end in sight."""
         self.task = wanted.task
         self.problem: str | None = None
         """Why the store does not have this attempt, or not its end; None if all is well."""
@@ -84,7 +87,7 @@ class Recording:
         self._recorder: Recorder | None = None
         self._block = Block()
         self._attempt: OpenAttempt | None = None
-        self._kept = _Kept()
+        self._kept = _Kept(keeps or store is None)
         self._entered = ExitStack()
         self._episode: Episode | None = None
 
@@ -221,21 +224,49 @@ class Recording:
 class _Kept:
     """A ``SpanSink`` that keeps everything for the episode, and hands it on to be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: bool) -> None:
+        self.keeps = keeps
         self.spans: list[Span] = []
         self.rewards: list[Reward] = []
         self.onward: SpanSink | None = None
         self.ended = False
 
     def add_span(self, span: Span) -> None:
-        self.spans.append(span)
+        if self.keeps:
+            self.spans.append(span)
         if self.onward is not None:
             self.onward.add_span(span)
 
     def add_reward(self, reward: Reward) -> None:
-        self.rewards.append(reward)
+        if self.keeps:
+            self.rewards.append(reward)
         if self.onward is not None:
             self.onward.add_reward(reward)
+
+
+def record_process(store: str) -> None:
+    """Make all that this process does, in every thread, one attempt in a store, to its end.
+
+    Raises:
+        ConfigError: the address is of no known kind.
+    """
+    connect(store)
+    # Before the program starts there is no sys.argv yet.
+    program = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
+    recording = Recording(store, Wanted(_as_task(" ".join(program)), True, False, {}), _program_name(), keeps=False)
+    recording.__enter__()
+    set_process_scope(recording._begun.scope)
+
+    @atexit.register
+    def end() -> None:
+        set_process_scope(None)
+        # Set by the interpreter when an exception ended the program.
+        recording.__exit__(None, getattr(sys, "last_value", None), None)
+
+
+def _program_name() -> str:
+    files = [argument for argument in sys.orig_argv[1:] if not argument.startswith("-")]
+    return os.path.basename(files[0]) if files else "python"
 
 
 def _as_task(task: JSON | Task) -> Task:

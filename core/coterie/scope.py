@@ -110,11 +110,18 @@ class AttemptScope:
 
 
 _scope: ContextVar[AttemptScope | None] = ContextVar("coterie_scope", default=None)
+_process_scope: AttemptScope | None = None
 
 
 def current_scope() -> AttemptScope | None:
     """The attempt that the running code belongs to, or None outside any."""
-    return _scope.get()
+    return _scope.get() or _process_scope
+
+
+def set_process_scope(scope: AttemptScope | None) -> None:
+    """Make an attempt that of all code of this process, in every thread, that belongs to no other."""
+    global _process_scope
+    _process_scope = scope
 
 
 @contextmanager

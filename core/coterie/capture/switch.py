@@ -41,9 +41,30 @@ def instrument(
         ConfigError: a role name is not in normal form; nothing was changed.
     """
     with _lock:
+        instrument_calls(roles=roles, capture_content=capture_content, mask=mask)
+        for entry_point in plugin_entry_points():
+            if entry_point.name not in _state.plugins:
+                instrumentor = _switched_on(entry_point)
+                if instrumentor is not None:
+                    _state.plugins[entry_point.name] = instrumentor
+
+
+def instrument_calls(
+    *,
+    roles: Mapping[str, str] | None = None,
+    capture_content: bool = True,
+    mask: Callable[[str], str] | None = None,
+) -> None:
+    """What ``instrument()`` does, without the plugins: for whoever switches those on one by one.
+
+    Raises:
+        ConfigError: a role name is not in normal form; nothing was changed.
+    """
+    with _lock:
         if roles is not None:
-            _state.former_roles = _state.former_roles or roles_module._role_map
+            former = _state.former_roles or roles_module._role_map
             set_role_map(roles)
+            _state.former_roles = former
         _state.on = True
         _state.rules = _state.rules.stricter(ContentRules(capture_content, mask))
         set_content_rules(_state.rules)
@@ -51,11 +72,6 @@ def instrument(
             from coterie.capture import openai_sdk
 
             openai_sdk.install()
-        for entry_point in plugin_entry_points():
-            if entry_point.name not in _state.plugins:
-                instrumentor = _switched_on(entry_point)
-                if instrumentor is not None:
-                    _state.plugins[entry_point.name] = instrumentor
 
 
 def uninstrument() -> None:
