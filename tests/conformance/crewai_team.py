@@ -12,7 +12,8 @@ from coterie.testing.described_team import TASK, TeamSetting
 
 def team_of(setting: TeamSetting) -> Any:
     llm = LLM(
-        model=f"openai/{setting.model}",
+        model=setting.model,
+        provider="openai",
         base_url=setting.base_url,
         api_key=setting.api_key,
         stream=setting.streamed,
@@ -35,4 +36,4 @@ def team_of(setting: TeamSetting) -> Any:
     reviewer = agent("reviewer")
     plans = Task(description=TASK, expected_output="a function", agent=planner)
     reviews = Task(description="Review the function.", expected_output="a verdict", agent=reviewer)
-    return Crew(agents=[planner, coder, reviewer], tasks=[plans, reviews], name="team", verbose=False)
+    return Crew(agents=[planner, coder, reviewer], tasks=[plans, reviews], name="team", cache=False)

@@ -15,9 +15,9 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from coterie.capture.faults import note_fault
 from coterie_crewai import tools, uncaptured
-from coterie_crewai.patches import Patches
+from coterie_crewai.patches import patches
 
-_TAKEN: dict[str, Callable[[Any], None]] = {
+_TAKEN: dict[str, Callable[[Any, Any], None]] = {
     "tool_usage_started": tools.tool_started,
     "tool_usage_finished": tools.tool_finished,
     "tool_usage_error": tools.tool_failed,
@@ -27,19 +27,18 @@ _TAKEN: dict[str, Callable[[Any], None]] = {
 }
 
 
-def wrap_events(patches: Patches) -> None:
+def wrap_events() -> None:
     """Take events as they are emitted."""
     from crewai.events.event_bus import CrewAIEventsBus
 
     patches.before(CrewAIEventsBus, "emit", _emitted)
 
 
-def _emitted(*arguments: Any, **named: Any) -> None:
-    event: Any = named.get("event", arguments[-1] if arguments else None)
+def _emitted(source: Any, event: Any) -> None:
     take = _TAKEN.get(getattr(event, "type", ""))
     if take is None or not is_instrumentation_enabled():
         return
     try:
-        take(event)
+        take(source, event)
     except Exception:  # noqa: BLE001 - it is called in the midst of the user's run
         note_fault(f"CrewAI's event {event.type} could not be recorded")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Span
 
 from coterie.capture.faults import note_fault
-from coterie.roles import Acting, Identity, child_identity, role_of
+from coterie.roles import Acting, Identity, child_identity, current_acting, current_identity, role_of
 
 if TYPE_CHECKING:
     from coterie_crewai.handoffs import Moves
@@ -104,20 +104,43 @@ def agent_name(agent: Any) -> str:
     return str(getattr(agent, "role", None) or "").strip() or UNNAMED_AGENT
 
 
-def speaker(role: str | None, acting: Acting | None) -> Identity:
-    """Who makes an LLM call: the acting agent, unless CrewAI says that it is another one.
+def identity_around() -> Identity | None:
+    """The agent in whose work something starts, or None. A flow's method is none: it only stands in for one."""
+    identity, activity = current_identity(), current_activity()
+    if activity is not None and activity.identity is None and identity == _flow_method(activity):
+        return None
+    return identity
+
+
+def identity_of(agent: str) -> Identity:
+    """The identity of an agent that takes up work in the present context."""
+    around = identity_around()
+    return child_identity(agent, around) if around is not None else _outermost(agent)
+
+
+def speaker(role: str | None) -> Identity:
+    """Who makes an LLM call or uses a tool: the acting agent, unless CrewAI says that it is another one.
 
     Args:
         role: the role of the agent that CrewAI names with the call, if it does.
-        acting: who acts in the context of the call.
     """
-    name = (role or "").strip()
-    if acting is None:
-        return child_identity(name or UNNAMED_AGENT)
-    agent = current_agent()
-    if not name or name == acting.identity.agent or (agent is not None and name == agent_name(agent.subject)):
-        return acting.identity
-    return child_identity(name, acting.identity)
+    name, acting, agent = (role or "").strip(), current_identity(), current_agent()
+    known = not name or (agent is not None and name == agent_name(agent.subject))
+    if acting is not None and (known or name == acting.agent):
+        return acting
+    return identity_of(name or UNNAMED_AGENT)
+
+
+def span_around() -> Span | None:
+    """What spans made in the present context hang under; None means the current OpenTelemetry span."""
+    acting, activity = current_acting(), current_activity()
+    if acting is not None and acting.span is not None:
+        return acting.span
+    return activity.span if activity is not None else None
+
+
+def _outermost(agent: str) -> Identity:
+    return Identity(agent=agent, role=role_of(agent), path=(agent,))
 
 
 def _flow_method(activity: Activity) -> Identity | None:
@@ -130,4 +153,4 @@ def _flow_method(activity: Activity) -> Identity | None:
     name = variable.get() if variable is not None else None
     if not isinstance(name, str) or name in ("", "unknown"):
         return None
-    return Identity(agent=name, role=role_of(name), path=(name,))
+    return _outermost(name)

@@ -9,7 +9,7 @@ from crewai.events.base_event_listener import BaseEventListener
 from coterie_crewai.recording import start_recording, stop_recording
 
 
-class CoterieEventListener(BaseEventListener):
+class CoterieEventListener(BaseEventListener):  # type: ignore[misc, unused-ignore]
     """Records every crew, flow and agent of the process from the moment that it is made, until ``retire()``.
 
     Like all of CrewAI's listeners it is for the whole process. It takes events where they are emitted, not on the bus

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from threading import RLock
 from typing import Any, Protocol
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -24,40 +25,70 @@ Begin = Callable[[Any, Sequence[Any], dict[str, Any]], Entered | None]
 
 
 class Patches:
-    """What was wrapped, and how it is put back."""
+    """What was wrapped, and how it is put back.
+
+    A class that does not define a method itself is left alone, and so is a method that is wrapped already. May be used
+    from any thread.
+    """
 
     def __init__(self) -> None:
-        self._wrapped: list[tuple[type, str, Callable[..., Any], Any]] = []
+        self._wrapped: dict[tuple[type, str], tuple[Callable[..., Any], Any]] = {}
+        """Class and method name → original and wrapper."""
+        self._on = False
+        self._lock = RLock()
+
+    def start(self) -> None:
+        """Allow wrapping."""
+        self._on = True
 
     def around(self, owner: type, name: str, begin: Begin) -> None:
-        """Run a method within what ``begin`` gives. A class that does not define it is left alone."""
-        self._wrap(owner, name, lambda original: _running_in(original, begin))
+        """Run a method within what ``begin`` gives."""
+        self.instead(owner, name, lambda original: _running_in(original, begin))
 
     def around_async(self, owner: type, name: str, begin: Begin) -> None:
         """The same for a coroutine function."""
-        self._wrap(owner, name, lambda original: _awaited_in(original, begin))
+        self.instead(owner, name, lambda original: _awaited_in(original, begin))
 
-    def before(self, owner: type, name: str, tell: Callable[..., None]) -> None:
-        """Call ``tell`` with the arguments of a method, before it."""
-        self._wrap(owner, name, lambda original: _told_first(original, tell))
+    def before(self, owner: type, name: str, tell: Callable[[Any, Any], None]) -> None:
+        """Call ``tell`` with the two arguments of a method, before it."""
+        self.instead(owner, name, lambda original: _told_first(original, tell))
+
+    def instead(self, owner: type, name: str, make: Callable[[Callable[..., Any]], Any]) -> None:
+        """Put what ``make`` makes of a method in its place. It must do as the method does once its ``off`` is true."""
+        if (owner, name) in self._wrapped or name not in owner.__dict__:
+            return
+        with self._lock:
+            if (owner, name) in self._wrapped or not self._on:
+                return
+            original = owner.__dict__[name]
+            wrapper = make(original)
+            wrapper.off = False
+            setattr(owner, name, wrapper)
+            self._wrapped[owner, name] = original, wrapper
 
     def restore(self) -> None:
         """Put everything back."""
-        while self._wrapped:
-            owner, name, original, wrapper = self._wrapped.pop()
-            wrapper.off = True
-            # Somebody may have wrapped ours since: theirs stays, and finds ours switched off.
-            if owner.__dict__.get(name) is wrapper:
-                setattr(owner, name, original)
+        with self._lock:
+            self._on = False
+            while self._wrapped:
+                (owner, name), (original, wrapper) = self._wrapped.popitem()
+                wrapper.off = True
+                # Somebody may have wrapped ours since: theirs stays, and finds ours switched off.
+                if owner.__dict__.get(name) is wrapper:
+                    setattr(owner, name, original)
 
-    def _wrap(self, owner: type, name: str, make: Callable[[Callable[..., Any]], Any]) -> None:
-        original = owner.__dict__.get(name)
-        if original is None:
-            return
-        wrapper = make(original)
-        wrapper.off = False
-        setattr(owner, name, wrapper)
-        self._wrapped.append((owner, name, original, wrapper))
+
+patches = Patches()
+"""All that is wrapped in this process."""
+
+
+def known_subclasses(base: type) -> list[type]:
+    """A class and all classes derived from it so far."""
+    found: list[type] = [base]
+    for known in found:
+        subclasses: list[type] = known.__subclasses__()
+        found.extend(one for one in subclasses if one not in found)
+    return found
 
 
 def _running_in(original: Callable[..., Any], begin: Begin) -> Any:
@@ -84,12 +115,12 @@ def _awaited_in(original: Callable[..., Any], begin: Begin) -> Any:
     return wrapper
 
 
-def _told_first(original: Callable[..., Any], tell: Callable[..., None]) -> Any:
+def _told_first(original: Callable[..., Any], tell: Callable[[Any, Any], None]) -> Any:
     @wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: Any, source: Any, event: Any) -> Any:
         if not wrapper.off:  # type: ignore[attr-defined]
-            tell(*args, **kwargs)
-        return original(self, *args, **kwargs)
+            tell(source, event)
+        return original(self, source, event)
 
     return wrapper
 

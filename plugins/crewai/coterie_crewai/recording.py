@@ -7,10 +7,9 @@ from threading import RLock
 from coterie.roles import add_acting_source, remove_acting_source
 from coterie_crewai.events import wrap_events
 from coterie_crewai.identity import acting_in_running_code
-from coterie_crewai.patches import Patches
+from coterie_crewai.patches import patches
 from coterie_crewai.runs import wrap_runs
 
-_patches = Patches()
 _wanted_by: list[object] = []
 _lock = RLock()
 
@@ -22,8 +21,9 @@ def start_recording(who: object) -> None:
             return
         _wanted_by.append(who)
         if len(_wanted_by) == 1:
-            wrap_runs(_patches)
-            wrap_events(_patches)
+            patches.start()
+            wrap_runs()
+            wrap_events()
             add_acting_source(acting_in_running_code)
 
 
@@ -32,5 +32,5 @@ def stop_recording(who: object) -> None:
     with _lock:
         _wanted_by[:] = [one for one in _wanted_by if one is not who]
         if not _wanted_by:
-            _patches.restore()
+            patches.restore()
             remove_acting_source(acting_in_running_code)

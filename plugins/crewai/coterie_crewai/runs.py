@@ -7,16 +7,27 @@ time sends no closing event. A method's end is always seen.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextvars import Token
 from typing import Any
 
 from coterie.capture.faults import note_fault
-from coterie.roles import child_identity, current_identity
 from coterie.structure import end, start_agent, start_workflow
+from coterie_crewai.custom_llms import wrap_custom_llms
 from coterie_crewai.handoffs import Moves
-from coterie_crewai.identity import Activity, ActivityKind, _activity, agent_name, current_activity, current_agent
-from coterie_crewai.patches import Patches
+from coterie_crewai.identity import (
+    Activity,
+    ActivityKind,
+    _activity,
+    agent_name,
+    current_activity,
+    current_agent,
+    identity_around,
+    identity_of,
+    span_around,
+)
+from coterie_crewai.patches import known_subclasses, patches
 
 
 class Working:
@@ -39,7 +50,7 @@ class Working:
             note_fault("The end of a CrewAI run could not be recorded")
 
 
-def wrap_runs(patches: Patches) -> None:
+def wrap_runs() -> None:
     """Wrap the methods in which crews, flows and agents do their work."""
     from crewai import Agent, Crew, Flow, Task
     from crewai.lite_agent import LiteAgent
@@ -52,23 +63,21 @@ def wrap_runs(patches: Patches) -> None:
     # All ways to execute a task lead through these two, and so do its guardrails and the conversion of its output.
     patches.around(Task, "_execute_core", _begin_task)
     patches.around_async(Task, "_aexecute_core", _begin_task)
-    # A coworker is asked without a task's own method, and so is an agent by hand.
-    for agent_class in _agent_classes():
-        patches.around(agent_class, "execute_task", _begin_agent)
-        patches.around_async(agent_class, "aexecute_task", _begin_agent)
     for kicked_off in (Agent, LiteAgent):
         patches.around(kicked_off, "kickoff", _begin_kickoff)
-        patches.around_async(kicked_off, "kickoff_async", _begin_kickoff)
+        patches.around_async(kicked_off, "kickoff_async", _begin_kickoff_async)
+    wrap_new_classes()
 
 
-def _agent_classes() -> list[type]:
-    """``BaseAgent`` and every class of agents that is known by now: adapters and the user's own."""
+def wrap_new_classes() -> None:
+    """Wrap the classes of agents and LLMs that came since: adapters, and the user's own."""
     from crewai.agents.agent_builder.base_agent import BaseAgent
 
-    found: list[type] = [BaseAgent]
-    for known in found:
-        found.extend(known.__subclasses__())
-    return list(dict.fromkeys(found))
+    # A coworker is asked without a task's own method, and so is an agent by hand.
+    for agent_class in known_subclasses(BaseAgent):
+        patches.around(agent_class, "execute_task", _begin_agent)
+        patches.around_async(agent_class, "aexecute_task", _begin_agent)
+    wrap_custom_llms()
 
 
 def _begin_crew(crew: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Working | None:
@@ -89,10 +98,10 @@ def _begin_flow(flow: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Worki
 
 
 def _begin_workflow(subject: Any, name: str, moves: Moves | None) -> Working:
-    identity = current_identity()
-    around = current_activity()
-    span = start_workflow(name, identity=identity, parent=around.span if around else None)
-    return Working(Activity(ActivityKind.WORKFLOW, identity, span, around, subject=subject, moves=moves))
+    _notice_new_classes()
+    identity = identity_around()
+    span = start_workflow(name, identity=identity, parent=span_around())
+    return Working(Activity(ActivityKind.WORKFLOW, identity, span, current_activity(), subject=subject, moves=moves))
 
 
 def _begin_task(task: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Working | None:
@@ -116,6 +125,12 @@ def _begin_agent(agent: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Wor
 
 
 def _begin_kickoff(agent: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Working | None:
+    if hasattr(agent, "execute_task") and _in_event_loop():
+        return None  # It only gives the coroutine of the other way.
+    return _begin_kickoff_async(agent, args, kwargs)
+
+
+def _begin_kickoff_async(agent: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Working | None:
     agent = getattr(agent, "original_agent", None) or agent
     around = current_activity()
     if around is not None and around.subject is agent and around.task is None:
@@ -126,10 +141,23 @@ def _begin_kickoff(agent: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> W
 
 
 def _begin_activity(agent: Any, task: Any) -> Working:
-    around = current_activity()
-    identity = child_identity(agent_name(agent))
-    span = start_agent(identity, parent=around.span if around else None)
-    return Working(Activity(ActivityKind.AGENT, identity, span, around, subject=agent, task=task))
+    _notice_new_classes()
+    identity = identity_of(agent_name(agent))
+    span = start_agent(identity, parent=span_around())
+    return Working(Activity(ActivityKind.AGENT, identity, span, current_activity(), subject=agent, task=task))
+
+
+def _notice_new_classes() -> None:
+    if current_activity() is None:
+        wrap_new_classes()
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _restores(args: Sequence[Any], kwargs: dict[str, Any], position: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from coterie.roles import current_acting
 from coterie.structure import end, end_tool, set_error, start_tool
 from coterie_crewai.identity import (
     Activity,
@@ -13,20 +12,20 @@ from coterie_crewai.identity import (
     _activity,
     current_activity,
     current_agent,
+    span_around,
     speaker,
 )
 
 
-def tool_started(event: Any) -> None:
+def tool_started(_: Any, event: Any) -> None:
     """A tool is called: what happens in this context from now on happens in it."""
-    around, agent, acting = current_activity(), current_agent(), current_acting()
-    identity = speaker(event.agent_role, acting) if acting is not None or event.agent_role else None
+    around, agent, identity = current_activity(), current_agent(), speaker(event.agent_role)
     span = start_tool(
         event.tool_name,
         identity=identity,
         arguments=event.tool_args,
         call_id=_call_id(agent, event.tool_name, event.tool_args),
-        parent=acting.span if acting is not None and acting.span is not None else around.span if around else None,
+        parent=span_around(),
     )
     tool = Activity(ActivityKind.TOOL, identity, span, around)
     if agent is not None:
@@ -35,7 +34,7 @@ def tool_started(event: Any) -> None:
     _activity.set(tool)
 
 
-def tool_finished(event: Any) -> None:
+def tool_finished(_: Any, event: Any) -> None:
     """The tool gave a result, which may say that it failed."""
     tool = _ended_tool()
     if tool is None:
@@ -46,7 +45,7 @@ def tool_finished(event: Any) -> None:
     end_tool(tool.span, event.output)
 
 
-def tool_failed(event: Any) -> None:
+def tool_failed(_: Any, event: Any) -> None:
     """The tool raised."""
     tool = _ended_tool()
     if tool is not None:

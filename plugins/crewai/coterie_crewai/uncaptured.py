@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 from coterie.announced import AnnouncedCall, announce, announced_call
-from coterie.roles import current_acting
+from coterie.roles import Identity
 from coterie.uncaptured import ToldAnswer, ToldCall, record_told_answer, record_told_error
 from coterie.vocabulary import JSON
-from coterie_crewai.identity import Activity, current_activity, current_agent, speaker
+from coterie_crewai.identity import Activity, current_activity, current_agent, span_around, speaker
 from coterie_crewai.tools import as_arguments
 
 MOST_OPEN_CALLS = 10_000
 """LLM calls under way that are remembered; a call that never ends is forgotten some time."""
+
+
+@dataclass(slots=True, eq=False)
+class AnnouncedByCrewAI(AnnouncedCall):
+    """An announced call, with what tells whether another one is made for it."""
+
+    activity: Activity | None = None
+    """What was at work in the context when it began."""
+    custom: bool = False
+    """A call of the user's own LLM class, which may lead on to a call that is recorded in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,59 +61,116 @@ _open: dict[str, OpenCall] = {}
 _lock = Lock()
 
 
-def call_started(event: Any) -> None:
+def call_started(llm: Any, event: Any) -> None:
     """An LLM is about to be called in this context."""
-    acting, activity, agent = current_acting(), current_activity(), current_agent()
-    identity = speaker(event.agent_role, acting)
-    span = acting.span if acting is not None and acting.span is not None else activity.span if activity else None
-    announced = AnnouncedCall(identity, parent=span)
-    model = event.model or ""
+    open_call(
+        event.call_id,
+        llm,
+        speaker(event.agent_role),
+        lambda: as_messages(event.messages),
+        model=event.model,
+        parameters=event,
+        tools=event.tools or (),
+    )
+
+
+def call_completed(_: Any, event: Any) -> None:
+    """The LLM answered."""
+    usage = getattr(event, "usage", None) or {}
+    finish_reason = getattr(event, "finish_reason", None)
+    answered(
+        event.call_id,
+        event.response,
+        id=getattr(event, "response_id", None),
+        model=event.model,
+        finish_reasons=[finish_reason] if finish_reason else (),
+        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
+        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
+    )
+
+
+def call_failed(_: Any, event: Any) -> None:
+    """The LLM call failed. CrewAI says so once or twice."""
+    failed(event.call_id, str(event.error))
+
+
+def open_call(
+    call_id: str,
+    llm: Any,
+    identity: Identity,
+    messages: Callable[[], Sequence[Mapping[str, JSON]]],
+    *,
+    model: str | None,
+    parameters: Any,
+    tools: Sequence[JSON],
+    custom: bool = False,
+) -> None:
+    """Announce a call in the present context, and remember what is known about it.
+
+    Args:
+        call_id: CrewAI's id of it, or one of ours.
+        llm: CrewAI's object.
+        identity: who calls.
+        messages: gives what is sent.
+        model: as CrewAI has it, with or without the provider before a slash.
+        parameters: has ``temperature`` and so on as attributes.
+        tools: what is offered.
+        custom: whether the LLM's class is the user's own.
+    """
+    activity, around, agent, model = current_activity(), announced_call(), current_agent(), model or ""
+    announced = AnnouncedByCrewAI(identity, parent=span_around(), activity=activity, custom=custom)
+    if isinstance(around, AnnouncedByCrewAI) and around.custom and around.activity is activity:
+        around.captured = True  # This one is made for it, and is recorded.
     told = ToldCall(
         announced,
         time.time_ns(),
-        lambda: _messages(event.messages),
+        messages,
         model=model.rpartition("/")[2] or None,
-        provider=model.partition("/")[0] if "/" in model else None,
+        provider=getattr(llm, "provider", None) or model.rpartition("/")[0] or None,
         parameters={
             name: value
             for name in ("temperature", "max_tokens", "top_p", "seed")
-            if isinstance(value := getattr(event, name, None), int | float)
+            if isinstance(value := getattr(parameters, name, None), int | float)
         },
-        tools=event.tools or (),
+        tools=tools,
     )
-    call = OpenCall(event.call_id, told, announced_call(), agent)
+    call = OpenCall(call_id, told, around, agent)
     with _lock:
-        _open[event.call_id] = call
+        _open[call_id] = call
         if len(_open) > MOST_OPEN_CALLS:
             _open.pop(next(iter(_open)))
     if agent is not None:
         with agent.lock:
-            agent.calls[event.call_id] = call
+            agent.calls[call_id] = call
     announce(announced)
 
 
-def call_completed(event: Any) -> None:
-    """The LLM answered."""
-    call = _take(event.call_id)
+def answered(call_id: str, response: Any, **about: Any) -> None:
+    """End a call with what it gave: a text, tool calls, or a value. ``about`` are fields of ``ToldAnswer``."""
+    call = _take(call_id)
     if call is None:
         return
     call.over()
-    tool_calls = _tool_calls(event.response)
+    tool_calls = _tool_calls(response)
     if call.agent is not None and tool_calls:
         with call.agent.lock:
             call.agent.asked[:] = [
                 (one["function"]["name"], as_arguments(one["function"]["arguments"]), one["id"]) for one in tool_calls
             ]
     if not call.told.announced.captured:
-        record_told_answer(call.told, _answer(event, tool_calls))
+        text = response if isinstance(response, str) else "" if tool_calls else _as_json(response)
+        message: dict[str, JSON] = {"role": "assistant", "content": text or None}
+        if tool_calls:
+            message["tool_calls"] = tool_calls
+        record_told_answer(call.told, ToldAnswer(messages=[message], text=text, **about))
 
 
-def call_failed(event: Any) -> None:
-    """The LLM call failed. CrewAI says so once or twice."""
-    call = _take(event.call_id)
+def failed(call_id: str, error: BaseException | str) -> None:
+    """End a call with an error. A call that has ended already is left as it is."""
+    call = _take(call_id)
     if call is not None:
         call.over()
-        record_told_error(call.told, str(event.error))
+        record_told_error(call.told, error)
 
 
 def _take(call_id: str) -> OpenCall | None:
@@ -115,29 +182,16 @@ def _take(call_id: str) -> OpenCall | None:
     return call
 
 
-def _messages(given: Any) -> Sequence[Mapping[str, JSON]]:
+def as_messages(given: Any) -> Sequence[Mapping[str, JSON]]:
+    """What CrewAI sends, a text or messages, in the form of Chat Completions."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     return [message for message in given or () if isinstance(message, Mapping)]
 
 
-def _answer(event: Any, tool_calls: list[dict[str, Any]]) -> ToldAnswer:
-    response = event.response
-    text = response if isinstance(response, str) else "" if tool_calls else json.dumps(response, default=str)
-    message: dict[str, JSON] = {"role": "assistant", "content": text or None}
-    if tool_calls:
-        message["tool_calls"] = tool_calls
-    usage = getattr(event, "usage", None) or {}
-    finish_reason = getattr(event, "finish_reason", None)
-    return ToldAnswer(
-        messages=[message],
-        text=text,
-        id=getattr(event, "response_id", None),
-        model=event.model,
-        finish_reasons=[finish_reason] if finish_reason else (),
-        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
-    )
+def _as_json(value: Any) -> str:
+    dump = getattr(value, "model_dump_json", None)
+    return str(dump()) if callable(dump) else json.dumps(value, default=str)
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:
