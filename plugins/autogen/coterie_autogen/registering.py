@@ -7,9 +7,13 @@ from threading import RLock
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from coterie.spans import leave_out_spans_of, take_in_spans_of
 from coterie_autogen.wrapping import Wrappers
 
 Target = TypeVar("Target")
+
+AUTOGENS_TRACERS = "autogen"
+"""How the names of the tracers begin by which AutoGen itself tells of agents, tools and messages."""
 
 
 def register(target: Target) -> Target:
@@ -56,6 +60,7 @@ _wrappers = Wrappers()
 def _wrap_or_restore() -> None:
     if not (_everything or _registered):
         _wrappers.restore()
+        take_in_spans_of(AUTOGENS_TRACERS)
         return
     if _wrappers:
         return
@@ -63,3 +68,4 @@ def _wrap_or_restore() -> None:
         from coterie_autogen import hooks
 
         hooks.install(_wrappers)
+        leave_out_spans_of(AUTOGENS_TRACERS)

@@ -7,7 +7,7 @@ team's id, which is the key of each of its agents' ids.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +72,8 @@ class Activation:
     def open(self) -> Span:
         """Its span, started now if it has none yet: one that calls neither model nor tool may stay without."""
         if self.span is None:
-            self.span = start_agent(self.identity, parent=self.parent)
+            with _in_scope(self.run.scope if self.run is not None else None):
+                self.span = start_agent(self.identity, parent=self.parent)
             add_messages(self.span, self.heard, self.identity.agent)
             if self.run is not None and self.run.delegated_by is not None:
                 add_delegation(self.run.delegated_by.open(), self.run.delegated_by.identity.agent, self.identity.agent)
@@ -175,12 +176,12 @@ def current_frame() -> Frame | None:
 def _inside(frame: Frame, acting: Acting | None, scope: AttemptScope | None = None) -> Iterator[None]:
     token = _frame.set(frame)
     try:
-        with ExitStack() as stack:
-            if scope is not None and scope is not current_scope():
-                # The runtime was started elsewhere, so its tasks belong to no attempt or to another.
-                stack.enter_context(attempt_scope(scope))
-            if acting is not None:
-                stack.enter_context(acting_as(acting.identity, acting.span))
+        with _in_scope(scope), acting_as(acting.identity, acting.span) if acting is not None else nullcontext():
             yield
     finally:
         _frame.reset(token)
+
+
+def _in_scope(scope: AttemptScope | None) -> AbstractContextManager[object]:
+    # A runtime that was started elsewhere has tasks that belong to no attempt or to another.
+    return attempt_scope(scope) if scope is not None and scope is not current_scope() else nullcontext()

@@ -97,6 +97,7 @@ async def watched_stream(begin: Callable[[], Watch | None], stream: Any) -> Asyn
         finally:
             if watch is not None:
                 _tell(watch.ended, error)
+            error = None  # It leads back to this frame.
 
 
 def _tell(tell: Callable[[Any], None], what: Any) -> None:

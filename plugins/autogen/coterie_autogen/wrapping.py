@@ -41,14 +41,16 @@ class Wrappers:
             for name, make in methods.items():
                 self.wrap(owner, name, make)
 
-        def init_subclass(cls: Any, **kwargs: Any) -> None:
-            super(root, cls).__init_subclass__(**kwargs)
+        family: Any = root
+
+        def init_subclass(cls: Any, /, **kwargs: Any) -> None:
+            super(family, cls).__init_subclass__(**kwargs)
             for name, make in methods.items():
                 self.wrap(cls, name, make)
 
         if "__init_subclass__" not in root.__dict__:
             hook: Any = classmethod(init_subclass)
-            root.__init_subclass__ = hook
+            family.__init_subclass__ = hook
             self._watched.append((ref(root), hook))
 
     def restore(self) -> None:
