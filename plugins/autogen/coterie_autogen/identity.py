@@ -134,6 +134,8 @@ def _activation(run: TeamRun | None, agent: Any, name: str) -> Activation:
 
 
 def _messages_in(message: Any) -> Sequence[Any]:
+    if hasattr(message, "agent_response"):  # before 0.7
+        return (message.agent_response.chat_message,)
     if hasattr(message, "response"):
         return (message.response.chat_message,)
     if hasattr(message, "result"):

@@ -10,7 +10,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from coterie_autogen import registering
 
-AGENTCHAT = "autogen-core >= 0.5.7"
+AGENTCHAT = "autogen-core >= 0.6.4"
 CLASSIC = "ag2 >= 0.9, < 1"
 
 

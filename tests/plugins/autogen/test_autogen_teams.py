@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -271,6 +272,9 @@ async def test_society_of_mind_delegates_to_its_team(serve):
     ]
 
 
+@pytest.mark.skipif(
+    "name" not in inspect.signature(RoundRobinGroupChat).parameters, reason="teams in teams came with AutoGen 0.7"
+)
 async def test_a_team_in_a_team_adds_no_level(serve):
     server, sink = serve(system_text), ListSink()
     inner = RoundRobinGroupChat([agent(server, "coder"), agent(server, "tester")], max_turns=2, name="dev")
