@@ -18,7 +18,7 @@ from coterie import conventions as names
 from coterie import plugins as plugins_module
 from coterie.announced import AnnouncedCall, announce
 from coterie.capture import call as call_module
-from coterie.capture import faults, instrument, openai_sdk, response_tap, uninstrument
+from coterie.capture import faults, instrument, openai_sdk, response_tap, sdk_hook, uninstrument
 from coterie.roles import Identity
 from coterie.scope import PromptVersion, attempt_scope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
@@ -74,7 +74,9 @@ def test_a_wrapper_that_somebody_put_over_ours_survives(monkeypatch: pytest.Monk
         seen.append(args)
         return ours(self, *args, **kwargs)
 
-    original = next(entry[2] for entry in openai_sdk._wrapped if entry[0] is SyncAPIClient and entry[1] == "request")
+    original = next(
+        entry[2] for entry in openai_sdk.hook._wrapped if entry[0] is SyncAPIClient and entry[1] == "request"
+    )
     monkeypatch.setattr(SyncAPIClient, "request", theirs)
     uninstrument()
     sink = ListSink()
@@ -114,9 +116,9 @@ def test_suppressed() -> None:
 @pytest.mark.parametrize(
     ("module", "part"),
     [
-        (openai_sdk, "LLMCall"),
-        (openai_sdk, "_outgoing"),
-        (openai_sdk, "tap"),
+        (sdk_hook, "LLMCall"),
+        (sdk_hook, "_outgoing"),
+        (sdk_hook, "tap"),
         (call_module, "tracer"),
         (call_module, "read_answer"),
         (response_tap, "assembler_for"),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from coterie.capture.anthropic_messages import MessagesAssembler, answer_message, finish_reason, input_tokens
 from coterie.capture.api import Api
 from coterie.vocabulary import JSON
 
@@ -42,6 +43,8 @@ def read_answer(api: Api, body: Mapping[str, Any]) -> Answer:
         return _read_chat(body)
     if api is Api.RESPONSES:
         return _read_responses(body)
+    if api is Api.MESSAGES:
+        return _read_messages(body)
     return _read_completions(body)
 
 
@@ -59,7 +62,9 @@ class Assembler(Protocol):
 
 def assembler_for(api: Api) -> Assembler:
     """An empty assembler."""
-    return ResponsesAssembler() if api is Api.RESPONSES else ChoicesAssembler()
+    if api is Api.RESPONSES:
+        return ResponsesAssembler()
+    return MessagesAssembler() if api is Api.MESSAGES else ChoicesAssembler()
 
 
 class ChoicesAssembler:
@@ -199,6 +204,22 @@ def _read_responses(body: Mapping[str, Any]) -> Answer:
         prompt_ids=body.get("prompt_token_ids"),
         response_ids=body.get("token_ids"),
         logprobs=logprobs or None,
+        error=_error_message(body),
+    )
+
+
+def _read_messages(body: Mapping[str, Any]) -> Answer:
+    message = answer_message(body)
+    reason = finish_reason(body)
+    usage = body.get("usage") or {}
+    return Answer(
+        id=body.get("id"),
+        model=body.get("model"),
+        text=_text_of(message.get("content")) if message else "",
+        messages=[message] if message else [],
+        finish_reasons=[reason] if reason else [],
+        input_tokens=input_tokens(usage),
+        output_tokens=usage.get("output_tokens"),
         error=_error_message(body),
     )
 

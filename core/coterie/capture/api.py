@@ -1,7 +1,8 @@
-"""Which of the OpenAI-compatible APIs a request is for."""
+"""Which of the APIs of model providers a request is for."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 
@@ -15,15 +16,18 @@ class Api(StrEnum):
     COMPLETIONS = "/completions"
     """Legacy Completions: a prompt in, a text out."""
 
+    MESSAGES = "/messages"
+    """Anthropic's Messages."""
+
     @property
     def has_messages(self) -> bool:
         """True when a request has a place for a system message."""
         return self is not Api.COMPLETIONS
 
 
-def api_of(method: str, url: str) -> Api | None:
-    """The API of a request, or None when it is no LLM call. ``url`` may be a path or absolute."""
+def api_of(method: str, url: str, among: Collection[Api]) -> Api | None:
+    """Which API of an SDK a request is for, or None when it is no LLM call. ``url`` may be a path or absolute."""
     if method.lower() != "post":
         return None
     path = url.partition("?")[0]
-    return next((api for api in Api if path.endswith(api)), None)
+    return next((api for api in among if path.endswith(api)), None)

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall, announced_call
 from coterie.capture.answers import Answer, read_answer
+from coterie.capture.anthropic_messages import chat_messages
 from coterie.capture.api import Api
 from coterie.capture.content import ContentRules, content_rules
 from coterie.capture.faults import note_fault
@@ -250,6 +251,8 @@ def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:
     """What was sent, as a list of messages."""
     if api is Api.CHAT:
         return body.get("messages") or []
+    if api is Api.MESSAGES:
+        return chat_messages(body)
     given = body.get("input" if api is Api.RESPONSES else "prompt")
     messages = list(given) if api is Api.RESPONSES and isinstance(given, list | tuple) else []
     if not messages:

@@ -22,6 +22,8 @@ def with_prompt(api: Api, body: dict[str, Any], text: str) -> None:
     """Put a role's prompt into a body: in place of its system message, or before all others if it has none."""
     if api is Api.CHAT:
         body["messages"] = _with_system_text(list(body.get("messages") or ()), text)
+    elif api is Api.MESSAGES:
+        body["system"] = text
     elif api is Api.RESPONSES:
         given = body.get("input")
         if body.get("instructions") is None and isinstance(given, list) and any(map(_is_system, given)):
@@ -34,7 +36,7 @@ def with_endpoint(api: Api, body: dict[str, Any], endpoint: Endpoint) -> None:
     """Turn a body to an endpoint: its model, its sampling parameters, the wish for token ids."""
     body["model"] = endpoint.model
     with_sampling(api, body, endpoint.sampling)
-    if not endpoint.token_ids:
+    if not endpoint.token_ids or api is Api.MESSAGES:  # which has no place for them
         return
     body["return_token_ids"] = True
     if api is Api.CHAT:
@@ -56,6 +58,8 @@ def with_sampling(api: Api, body: dict[str, Any], sampling: Mapping[str, JSON]) 
             for other in LENGTH_LIMITS:
                 body.pop(other, None)
             name = limit_name
+        elif api is Api.MESSAGES and name == "stop":
+            name, value = "stop_sequences", [value] if isinstance(value, str) else value
         if value is None:
             body.pop(name, None)
         else:

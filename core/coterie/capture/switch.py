@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from threading import RLock
 from typing import Any
 
+from wrapt import register_post_import_hook
+
 from coterie import roles as roles_module
 from coterie.capture.content import ContentRules, set_content_rules
+from coterie.capture.faults import note_fault
 from coterie.plugins import Standing, examine, plugin_entry_points
 from coterie.roles import RoleMap, set_role_map
 
@@ -24,7 +28,7 @@ def instrument(
     capture_content: bool = True,
     mask: Callable[[str], str] | None = None,
 ) -> None:
-    """Record LLM calls of the OpenAI SDK, and agents of every framework whose plugin is installed.
+    """Record LLM calls of the OpenAI and Anthropic SDKs, and agents of every framework whose plugin is installed.
 
     A second call adds plugins that have become available, replaces the role map if ``roles`` is given, and can only
     make the rules on content stricter: what leaves them out or masks them stays in force until ``uninstrument()``.
@@ -68,10 +72,8 @@ def instrument_calls(
         _state.on = True
         _state.rules = _state.rules.stricter(ContentRules(capture_content, mask))
         set_content_rules(_state.rules)
-        if importlib.util.find_spec("openai") is not None:
-            from coterie.capture import openai_sdk
-
-            openai_sdk.install()
+        for sdk in SDKS:
+            _install_once_imported(sdk)
 
 
 def uninstrument() -> None:
@@ -79,17 +81,19 @@ def uninstrument() -> None:
     with _lock:
         for instrumentor in _state.plugins.values():
             instrumentor.uninstrument()
-        if importlib.util.find_spec("openai") is not None:
-            from coterie.capture import openai_sdk
-
-            openai_sdk.uninstall()
+        _state.on = False
+        for sdk in SDKS:
+            _uninstall(sdk)
         if _state.former_roles is not None:
             set_role_map(_state.former_roles)
         _state.plugins.clear()
         _state.former_roles = None
         _state.rules = ContentRules()
         set_content_rules(_state.rules)
-        _state.on = False
+
+
+SDKS = ("openai", "anthropic")
+"""The packages of model providers whose calls are seen; ``<package>_sdk.py`` beside this file has the hook of each."""
 
 
 def instrumented() -> bool:
@@ -104,6 +108,8 @@ class _State:
     on: bool = False
     plugins: dict[str, Any] = field(default_factory=dict)
     """Entry point name to instrumentor."""
+    awaited: set[str] = field(default_factory=set)
+    """SDKs whose import is waited for, or was: such a wish cannot be taken back."""
     former_roles: RoleMap | None = None
     """The role map to go back to."""
     rules: ContentRules = field(default_factory=ContentRules)
@@ -111,6 +117,33 @@ class _State:
 
 _state = _State()
 _lock = RLock()
+
+
+def _install_once_imported(sdk: str) -> None:
+    """Hook an SDK, at once if the program has imported it, else when it does: importing one takes a second or two."""
+    if sdk in sys.modules or sdk in _state.awaited:
+        _install(sdk)
+    else:
+        _state.awaited.add(sdk)
+        register_post_import_hook(lambda _: _install(sdk), sdk)
+
+
+def _install(sdk: str) -> None:
+    """Runs inside the program's import, so it takes no lock of ours: another thread may hold it and import the same."""
+    if not _state.on or sdk not in sys.modules:
+        return
+    try:
+        import_module(f"coterie.capture.{sdk}_sdk").hook.install()
+    except Exception:  # noqa: BLE001 - the program's import goes on
+        note_fault(f"The {sdk} SDK could not be hooked, so its calls are not recorded")
+    if not _state.on:
+        _uninstall(sdk)
+
+
+def _uninstall(sdk: str) -> None:
+    module = sys.modules.get(f"coterie.capture.{sdk}_sdk")
+    if module is not None:
+        module.hook.uninstall()
 
 
 def _switched_on(entry_point: EntryPoint) -> Any | None:

@@ -75,7 +75,8 @@ class ScriptedModel:
     function, and must be one if it waits: a plain one holds up all other answers. What it raises is answered as status
     500.
 
-    Serves ``/v1/chat/completions``, ``/v1/responses``, ``/v1/completions`` and ``/v1/models``, streamed or not. Asked
+    Serves ``/v1/chat/completions``, ``/v1/responses``, ``/v1/completions``, Anthropic's ``/v1/messages`` and
+    ``/v1/models``, streamed or not. Asked
     with ``return_token_ids`` it gives ``prompt_token_ids`` and ``token_ids`` as vLLM does, and ``logprobs`` when asked
     for: a character is a token (``toy_tokens``), and a prompt continues the one before it exactly.
     """

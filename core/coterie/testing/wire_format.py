@@ -1,4 +1,5 @@
-"""The bodies of OpenAI-compatible answers, whole and streamed: Chat Completions, Responses, legacy Completions.
+"""The bodies of OpenAI-compatible answers, whole and streamed: Chat Completions, Responses, legacy
+Completions; and of Anthropic's Messages.
 
 Token ids are given as vLLM gives them: ``prompt_token_ids`` at the top, ``token_ids`` a choice or chunk.
 """
@@ -315,7 +316,69 @@ class CompletionsShape:
         }
 
 
+class MessagesShape:
+    """Anthropic's ``/messages``, without token ids, for which it has no place."""
+
+    def body(self, answer: WrittenAnswer) -> JSON:
+        """The whole answer."""
+        return {
+            **self._start(answer),
+            "content": [self._finished(block) for block in self._blocks(answer)],
+            "stop_reason": _ANTHROPIC_REASONS.get(answer.finish_reason, answer.finish_reason),
+            "usage": {"input_tokens": len(answer.prompt_ids), "output_tokens": len(answer.response_ids)},
+        }
+
+    def chunks(self, answer: WrittenAnswer) -> list[bytes]:
+        """The streamed answer as server-sent events."""
+        whole = self.body(answer)
+        started = {**self._start(answer), "usage": {"input_tokens": len(answer.prompt_ids), "output_tokens": 1}}
+        events: list[dict[str, JSON]] = [{"type": "message_start", "message": started}, {"type": "ping"}]
+        for index, block in enumerate(self._blocks(answer)):
+            nothing: dict[str, JSON] = {"text": ""} if block["type"] == "text" else {"input": {}}
+            empty = block | nothing
+            events.append({"type": "content_block_start", "index": index, "content_block": empty})
+            deltas: list[dict[str, JSON]]
+            if block["type"] == "text":
+                deltas = [{"type": "text_delta", "text": piece} for piece in answer.pieces]
+            else:
+                half = len(block["input"]) // 2
+                parts = (block["input"][:half], block["input"][half:])
+                deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
+            events.extend({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas)
+            events.append({"type": "content_block_stop", "index": index})
+        end = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+        events.append({"type": "message_delta", "delta": end, "usage": {"output_tokens": len(answer.response_ids)}})
+        events.append({"type": "message_stop"})
+        return [_event(event, name=str(event["type"])) for event in events]
+
+    def _blocks(self, answer: WrittenAnswer) -> list[dict[str, JSON]]:
+        """The content blocks, the input of tools as JSON text."""
+        text = [{"type": "text", "text": answer.text}] if answer.text or not answer.tool_calls else []
+        calls = [
+            {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["arguments"]}
+            for call in answer.tool_calls
+        ]
+        return [*text, *calls]
+
+    def _finished(self, block: Mapping[str, JSON]) -> dict[str, JSON]:
+        return {**block, "input": json.loads(block["input"])} if block["type"] == "tool_use" else dict(block)
+
+    def _start(self, answer: WrittenAnswer) -> dict[str, JSON]:
+        return {
+            "id": f"msg_{answer.id}",
+            "type": "message",
+            "role": "assistant",
+            "model": answer.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+
+
+_ANTHROPIC_REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
+
 SHAPES: Mapping[str, Shape] = {
+    "/messages": MessagesShape(),
     "/chat/completions": ChatShape(),
     "/responses": ResponsesShape(),
     "/completions": CompletionsShape(),
@@ -331,7 +394,8 @@ def error_body(status: int, message: str) -> JSON:
 def _messages(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The request's messages, whatever API it is for."""
     if "messages" in request:
-        return list(request["messages"])
+        system = [{"role": "system", "content": request["system"]}] if request.get("system") else []
+        return [*system, *request["messages"]]
     given = request.get("input", request.get("prompt", ""))
     messages = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
     if request.get("instructions"):
