@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from typing import Any
 
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+
+from coterie.capture.faults import note_fault
 
 
 class CrewAIInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -28,8 +31,6 @@ class CrewAIInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             wrapt.register_post_import_hook(self._imported, "crewai")
 
     def _uninstrument(self, **_: Any) -> None:
-        import sys
-
         self._on = False
         if "coterie_crewai.recording" in sys.modules:
             from coterie_crewai.recording import stop_recording
@@ -37,9 +38,11 @@ class CrewAIInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             stop_recording(self)
 
     def _imported(self, _: Any = None) -> None:
-        import sys
-
-        if self._on and "crewai" in sys.modules:
+        if not self._on or "crewai" not in sys.modules:
+            return
+        try:
             from coterie_crewai.recording import start_recording
 
             start_recording(self)
+        except Exception:  # noqa: BLE001 - the program's import goes on
+            note_fault("CrewAI could not be hooked, so its agents go unnamed")

@@ -15,16 +15,17 @@ _lock = RLock()
 
 
 def start_recording(who: object) -> None:
-    """Record every crew of the process. Who asks twice is counted once."""
+    """Record every crew of the process. Who asks twice is counted once.
+
+    It may be called inside the program's own import of crewai, so no lock is held while it imports.
+    """
     with _lock:
-        if any(one is who for one in _wanted_by):
-            return
-        _wanted_by.append(who)
-        if len(_wanted_by) == 1:
-            patches.start()
-            wrap_runs()
-            wrap_events()
-            add_acting_source(acting_in_running_code)
+        if not any(one is who for one in _wanted_by):
+            _wanted_by.append(who)
+        patches.start()
+        add_acting_source(acting_in_running_code)
+    wrap_runs()
+    wrap_events()
 
 
 def stop_recording(who: object) -> None:

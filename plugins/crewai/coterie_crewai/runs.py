@@ -53,7 +53,6 @@ class Working:
 def wrap_runs() -> None:
     """Wrap the methods in which crews, flows and agents do their work."""
     from crewai import Agent, Crew, Flow, Task
-    from crewai.lite_agent import LiteAgent
 
     patches.around(Crew, "kickoff", _begin_crew)
     patches.around_async(Crew, "akickoff", _begin_crew)
@@ -63,10 +62,18 @@ def wrap_runs() -> None:
     # All ways to execute a task lead through these two, and so do its guardrails and the conversion of its output.
     patches.around(Task, "_execute_core", _begin_task)
     patches.around_async(Task, "_aexecute_core", _begin_task)
-    for kicked_off in (Agent, LiteAgent):
+    for kicked_off in (Agent, *_lite_agents()):
         patches.around(kicked_off, "kickoff", _begin_kickoff)
         patches.around_async(kicked_off, "kickoff_async", _begin_kickoff_async)
     wrap_new_classes()
+
+
+def _lite_agents() -> list[type]:
+    try:
+        from crewai.lite_agent import LiteAgent
+    except ImportError:  # It is deprecated, and may go.
+        return []
+    return [LiteAgent]
 
 
 def wrap_new_classes() -> None:
