@@ -7,8 +7,12 @@ another one shows itself only when its first node starts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from uuid import UUID
+
+from packaging.version import Version
 
 from coterie.capture.faults import note_fault
 from coterie.roles import Acting, Identity, child_identity, current_identity
@@ -21,6 +25,8 @@ _UNNAMED_GRAPH = "LangGraph"
 """The run name of a graph without a name."""
 _CREATE_AGENT = "langchain_create_agent"
 _LANGGRAPH = "langgraph"
+_FIRST_TO_MARK = Version("1.2.13")
+"""From this release on LangChain's ``create_agent`` marks what it makes; LangGraph marks its graphs from 1.1 on."""
 _REACT_FIRST_NODES = frozenset({"agent", "pre_model_hook"})
 _PARTS = _REACT_FIRST_NODES | {"model", "tools", "post_model_hook", "generate_structured_response"}
 """The nodes of ``create_agent`` and of LangGraph's ``create_react_agent``, for graphs that carry no mark of their own."""
@@ -40,8 +46,8 @@ def kind_of_graph(graph: Run, first_node: str) -> RunKind:
     inherited = above.integration if above is not None else None
     if graph.integration == _CREATE_AGENT and (inherited != _CREATE_AGENT or _own_tag(graph) is not None):
         return RunKind.CREATED_AGENT
-    # Below an agent the mark is inherited, and LangChain 1.0 sets none: then the first node must tell.
-    unmarked = graph.integration != _LANGGRAPH
+    # Below an agent the mark is inherited, and older releases set none: then the first node must tell.
+    unmarked = graph.integration != _LANGGRAPH or not _create_agent_leaves_a_mark()
     if first_node in _REACT_FIRST_NODES or (unmarked and (first_node == "model" or first_node.endswith(_MIDDLEWARE))):
         return RunKind.AGENT_BY_NODES
     return RunKind.GRAPH
@@ -145,6 +151,15 @@ def running_run() -> Run | None:
     if not config:
         return None
     return open_runs.get(getattr(config.get("callbacks"), "parent_run_id", None))
+
+
+@cache
+def _create_agent_leaves_a_mark() -> bool:
+    """False where LangGraph marks each graph as its own, even one that LangChain's ``create_agent`` made."""
+    try:
+        return Version(version("langchain")) >= _FIRST_TO_MARK
+    except PackageNotFoundError:
+        return True  # Nobody can call it.
 
 
 def _own_tag(graph: Run) -> str | None:

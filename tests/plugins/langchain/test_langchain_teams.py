@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import uuid
 from typing import Annotated, Any, TypedDict
 
 import openai
@@ -24,6 +25,8 @@ import coterie
 from coterie import conventions as names
 from coterie.scope import attempt_scope
 from coterie.testing import ListSink, scope_for_test
+from coterie_langchain import identity
+from coterie_langchain.runs import Run, RunKind
 
 pytestmark = pytest.mark.usefixtures("recording")
 
@@ -153,6 +156,18 @@ def test_created_agent_with_tools(serve):
     assert call.attributes[names.TOOL_RESULT] == "5"
     assert call.attributes[names.ROLE] == "senior_adder"
     assert call.attributes[names.TOOL_CALL_ID]
+
+
+@pytest.mark.parametrize(("release", "kind"), [("1.2.10", RunKind.AGENT_BY_NODES), ("1.2.13", RunKind.GRAPH)])
+def test_a_first_node_called_model_is_an_agents_where_create_agent_leaves_no_mark(monkeypatch, release, kind):
+    monkeypatch.setattr(identity, "version", lambda _: release)
+    identity._create_agent_leaves_a_mark.cache_clear()
+    graph = Run(uuid.uuid4(), RunKind.CHAIN, "LangGraph", None, 0, None, None, integration="langgraph")
+    try:
+        assert identity.kind_of_graph(graph, "model") is kind
+        assert identity.kind_of_graph(graph, "coder") is RunKind.GRAPH
+    finally:
+        identity._create_agent_leaves_a_mark.cache_clear()
 
 
 @pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
