@@ -70,16 +70,20 @@ class RecordingHooks(RunHooks[Any]):
 
 @guarded
 def _agent_starts(run: Run, agent: Any) -> None:
-    run.agent_starts(agent.name)
+    if not run.over:
+        run.agent_starts(agent.name)
 
 
 @guarded
 def _hands_over(run: Run, source: Any, target: Any) -> None:
-    run.hands_over(source.name, target.name)
+    if not run.over:
+        run.hands_over(source.name, target.name)
 
 
 @guarded
 def _tool_starts(run: Run, context: Any, agent: Any, tool: Any) -> None:
+    if run.over:
+        return
     # Below an agent that runs as a tool, tools without a context of their own get that of the tool above.
     own = context if getattr(context, "tool_name", None) == tool.name else None
     use = run.start_tool(
@@ -101,6 +105,8 @@ def _tool_ends(run: Run, result: Any) -> None:
 
 @guarded
 def _model_starts(run: Run, agent: Any, system_prompt: str | None, input_items: Sequence[Any]) -> None:
+    if run.over:
+        return
     announced = AnnouncedCall(run.acts(agent.name), parent=run.activation.span)
     run.call = uncaptured.told_call(announced, agent, run.config, system_prompt, input_items)
     announce(announced)

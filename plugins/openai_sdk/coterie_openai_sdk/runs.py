@@ -67,6 +67,11 @@ class Run:
     _tools: set[ToolUse] = field(default_factory=set)
     _ended: Lock = field(default_factory=Lock)
 
+    @property
+    def over(self) -> bool:
+        """True once it has ended. A stream that its attempt left behind may still go on."""
+        return self._ended.locked()
+
     def agent_starts(self, agent: str) -> None:
         """Note that an agent starts: the first one, or the one that was handed control."""
         if not self.fresh:
@@ -97,6 +102,8 @@ class Run:
 
     def end_tool(self, tool: ToolUse, result: Any) -> None:
         """End a tool call with what the model gets of it."""
+        if self.over:
+            return
         self._tools.discard(tool)
         if tool.error is not None:
             structure.set_error(tool.span, tool.error, error_type="ToolError")

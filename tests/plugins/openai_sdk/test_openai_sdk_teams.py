@@ -86,8 +86,9 @@ TRACING = {
 async def test_the_whole_team(serve, monkeypatch, model_class, streamed, tracing):
     settings = TRACING[tracing](monkeypatch)
     server, sink = serve(answer), ListSink()
-    with attempt_scope(scope_of(server, sink)):
+    with attempt_scope(scope_of(server, sink)) as scope:
         result = await run(team_of(model_at(server, model_class)), streamed=streamed, **settings)
+    assert scope._open_calls == {}
     assert result.final_output == "fine"
     assert result.last_agent.name == "reviewer"
     assert outline(sink.spans) == TEAM
@@ -119,6 +120,20 @@ async def test_nothing_acts_after_a_run(serve):
     assert coterie.roles.current_identity() is None
     async for _ in result.stream_events():
         assert coterie.roles.current_identity() is None
+
+
+async def test_a_run_inside_an_agent_of_another_make(serve):
+    server, sink = serve(answer), ListSink()
+    with attempt_scope(scope_of(server, sink)), coterie.agent("boss"):
+        await run(team_of(model_at(server)))
+        assert coterie.roles.current_identity().path == ("boss",)
+    paths = [turn.agent_path for turn in episode_of(sink).turns]
+    assert paths == ["boss/planner", "boss/planner/coder", "boss/planner/coder", "boss/planner", "boss/reviewer"]
+    assert outline(sink.spans)[:3] == [
+        "invoke_agent boss",
+        "> invoke_workflow Agent workflow boss",
+        "> > invoke_agent boss/planner",
+    ]
 
 
 async def test_the_role_map_holds(serve):
@@ -465,6 +480,7 @@ async def test_a_stream_left_half_read_ends_with_its_attempt(serve):
             if event.type == "raw_response_event":
                 break
     scope.end_open_calls()
+    assert scope._open_calls == {}
     assert sorted(span.name.split()[0] for span in sink.spans) == ["chat", "invoke_agent", "invoke_workflow"]
     result.cancel()
     await asyncio.sleep(0)
