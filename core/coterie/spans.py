@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as RecordingSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, StaticSampler
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode, Tracer
+from opentelemetry.trace import Span as AnySpan
 
-from coterie.conventions import ATTEMPT_ID, ROLLOUT_ID
+from coterie.conventions import ATTEMPT_ID, LOGPROBS, PROMPT_TOKENS, RESPONSE_TOKENS, ROLLOUT_ID
 from coterie.scope import AttemptScope, current_scope
 from coterie.vocabulary import JSON, Span, SpanEvent, SpanStatus
 
@@ -81,6 +83,26 @@ class AttemptSpanProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002
         """Nothing is held back, so there is nothing to flush."""
         return True
+
+
+def set_tokens(
+    span: AnySpan,
+    prompt_ids: Iterable[int] | None,
+    response_ids: Iterable[int] | None,
+    logprobs: Iterable[float] | None,
+) -> None:
+    """Write the token ids and log-probs of an LLM call on its span. What is None is left out.
+
+    Raises:
+        TypeError, ValueError: one of them is no number.
+    """
+    # One type a list: OpenTelemetry drops a list that mixes 0 and -0.5.
+    if prompt_ids is not None:
+        _set_numbers(span, PROMPT_TOKENS, tuple(map(int, prompt_ids)))
+    if response_ids is not None:
+        _set_numbers(span, RESPONSE_TOKENS, tuple(map(int, response_ids)))
+    if logprobs is not None:
+        _set_numbers(span, LOGPROBS, tuple(map(float, logprobs)))
 
 
 def leave_out_spans_of(tracers: str) -> None:
@@ -187,6 +209,22 @@ def _inside_unsampled_trace() -> bool:
     # A parent-based sampler drops children of such a trace whatever its root sampler says.
     context = trace.get_current_span().get_span_context()
     return context.is_valid and not context.trace_flags.sampled
+
+
+def _set_numbers(span: AnySpan, name: str, numbers: tuple[int, ...] | tuple[float, ...]) -> None:
+    """Set an attribute that is a list of numbers of one kind.
+
+    OpenTelemetry examines each element of a list in Python, which for a few thousand token ids takes longer than all else
+    that is recorded of a call. Numbers need no examination, so they go in past it where there is a place for them.
+    """
+    attributes = getattr(span, "_attributes", None)
+    lock, kept = getattr(attributes, "_lock", None), getattr(attributes, "_dict", None)
+    if isinstance(attributes, BoundedAttributes) and lock is not None and kept is not None and span.is_recording():
+        with lock:
+            if attributes.maxlen is None or len(kept) < attributes.maxlen:
+                kept[name] = numbers
+                return
+    span.set_attribute(name, numbers)
 
 
 def _as_json(attributes: Mapping[str, Any] | None) -> dict[str, JSON]:

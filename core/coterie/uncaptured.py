@@ -15,8 +15,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall
 from coterie.capture.content import content_rules
-from coterie.scope import CallSummary, current_scope
-from coterie.spans import tracer
+from coterie.scope import CallSummary, PromptVersion, current_scope
+from coterie.spans import set_tokens, tracer
 from coterie.structure import ERROR_MESSAGE_LIMIT, agent_attributes
 from coterie.vocabulary import JSON, Mode, new_id
 
@@ -35,6 +35,10 @@ class ToldCall:
     """``temperature``, ``max_tokens``, ``top_p``, ``seed``; what is not known is left out."""
     tools: Sequence[JSON] = ()
     """The tools that were offered."""
+    call_id: str | None = None
+    """The id that was sent along as a header, if one was."""
+    prompt: PromptVersion | None = None
+    """The pinned prompt that was sent in place of the agent's own, if one was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def record_told_answer(call: ToldCall, answer: ToldAnswer) -> None:
         return
     rules, identity, scope = content_rules(), call.announced.identity, current_scope()
     turn = scope.next_turn(identity.role) if scope else None
-    call_id = new_id("ca")
+    call_id = call.call_id or new_id("ca")
     attributes: dict[str, Any] = {
         names.RESPONSE_ID: answer.id,
         names.RESPONSE_MODEL: answer.model,
@@ -71,12 +75,10 @@ def record_told_answer(call: ToldCall, answer: ToldAnswer) -> None:
     }
     if rules.capture_content and answer.messages:
         attributes[names.OUTPUT_MESSAGES] = rules.json_text(list(answer.messages))
-    if rules.exact or (scope is not None and scope.mode is Mode.TRAIN):
-        attributes[names.PROMPT_TOKENS] = answer.prompt_ids and list(map(int, answer.prompt_ids))
-        attributes[names.RESPONSE_TOKENS] = answer.response_ids and list(map(int, answer.response_ids))
-        attributes[names.LOGPROBS] = answer.logprobs and list(map(float, answer.logprobs))
     span = _start_span(call, call_id, turn)
     span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+    if rules.exact or (scope is not None and scope.mode is Mode.TRAIN):
+        set_tokens(span, answer.prompt_ids, answer.response_ids, answer.logprobs)
     span.end()
     if scope is not None:
         scope.add_call(CallSummary(call_id, identity.role, identity.path_text, turn or 0, rules.text(answer.text)))
@@ -88,7 +90,7 @@ def record_told_error(call: ToldCall, error: BaseException | str) -> None:
         return
     scope, rules = current_scope(), content_rules()
     turn = scope.next_turn(call.announced.identity.role) if scope else None
-    span = _start_span(call, new_id("ca"), turn)
+    span = _start_span(call, call.call_id or new_id("ca"), turn)
     span.set_attribute(names.ERROR_TYPE, type(error).__name__ if isinstance(error, BaseException) else "Error")
     message = rules.text(str(error)[:ERROR_MESSAGE_LIMIT]) if rules.capture_content else ""
     span.set_status(Status(StatusCode.ERROR, message))
@@ -109,6 +111,8 @@ def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
         names.REQUEST_TOP_P: parameters.get("top_p"),
         names.REQUEST_SEED: parameters.get("seed"),
     }
+    if call.prompt is not None:
+        attributes |= {names.PROMPT_NAME: call.prompt.name, names.PROMPT_VERSION: call.prompt.version}
     if rules.capture_content:
         attributes[names.INPUT_MESSAGES] = rules.json_text(list(call.messages()))
         if call.tools:

@@ -21,7 +21,7 @@ from coterie.capture.faults import note_fault
 from coterie.capture.rewrite import LENGTH_LIMITS, with_endpoint, with_prompt, with_sampling
 from coterie.roles import Acting, Identity, child_identity, current_acting
 from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
-from coterie.spans import tracer
+from coterie.spans import set_tokens, tracer
 from coterie.vocabulary import JSON, Endpoint, Mode
 
 ERROR_MESSAGE_LIMIT = 2000
@@ -76,11 +76,7 @@ class LLMCall:
     @property
     def headers(self) -> dict[str, str]:
         """The headers that tell a gateway or server whose call it is."""
-        headers = {names.HEADER_CALL_ID: self.id, names.HEADER_ROLE: self.identity.role}
-        if self.scope is not None:
-            headers[names.HEADER_ROLLOUT_ID] = self.scope.rollout_id
-            headers[names.HEADER_ATTEMPT_ID] = self.scope.attempt_id
-        return headers
+        return identity_headers(self.id, self.identity.role, self.scope)
 
     def keep_secret(self, key: Any) -> None:
         """Keep an API key out of what this call records, should a server's error message repeat it."""
@@ -112,7 +108,7 @@ class LLMCall:
             return
         try:
             answer = read_answer(self.api, body) if body is not None else Answer()
-            self._span.set_attributes(self._answer_attributes(answer))
+            self._record(answer)
             if answer.error is not None:
                 self._set_error("APIError", answer.error)
             elif self.scope is not None:
@@ -133,7 +129,7 @@ class LLMCall:
             elif not self._responded and getattr(error, "request", None) is not None:
                 self._tries = _tries(error.request)  # type: ignore[attr-defined]
             answer = read_answer(self.api, partial) if partial is not None else Answer()
-            self._span.set_attributes(self._answer_attributes(answer))
+            self._record(answer)
         except Exception:  # noqa: BLE001 - the user gets the SDK's error, not ours
             note_fault("The error of an LLM call could not be recorded")
         finally:
@@ -187,6 +183,11 @@ class LLMCall:
                 attributes[names.TOOL_DEFINITIONS] = self._rules.json_text(body["tools"])
         return {name: value for name, value in attributes.items() if value is not None}
 
+    def _record(self, answer: Answer) -> None:
+        self._span.set_attributes(self._answer_attributes(answer))
+        if self._rules.exact or (self.scope is not None and self.scope.mode is Mode.TRAIN):
+            set_tokens(self._span, answer.prompt_ids, answer.response_ids, answer.logprobs)
+
     def _answer_attributes(self, answer: Answer) -> dict[str, Any]:
         prompt_ids, response_ids = answer.prompt_ids, answer.response_ids
         attributes: dict[str, Any] = {
@@ -202,11 +203,6 @@ class LLMCall:
         }
         if self._rules.capture_content and answer.messages:
             attributes[names.OUTPUT_MESSAGES] = self._rules.json_text(answer.messages)
-        if self._rules.exact or (self.scope is not None and self.scope.mode is Mode.TRAIN):
-            # One type a list: OpenTelemetry drops a list that mixes 0 and -0.5.
-            attributes[names.PROMPT_TOKENS] = prompt_ids and list(map(int, prompt_ids))
-            attributes[names.RESPONSE_TOKENS] = response_ids and list(map(int, response_ids))
-            attributes[names.LOGPROBS] = answer.logprobs and list(map(float, answer.logprobs))
         return {name: value for name, value in attributes.items() if value is not None}
 
     def _summary(self, answer: Answer) -> CallSummary:
@@ -224,6 +220,14 @@ class LLMCall:
             message = message.replace(secret, "***")
         message = self._rules.text(message) if self._rules.capture_content else ""
         self._span.set_status(Status(StatusCode.ERROR, message[:ERROR_MESSAGE_LIMIT]))
+
+
+def identity_headers(call_id: str, role: str, scope: AttemptScope | None) -> dict[str, str]:
+    """The headers that say whose call a request is."""
+    headers = {names.HEADER_CALL_ID: call_id, names.HEADER_ROLE: role}
+    if scope is not None:
+        headers |= {names.HEADER_ROLLOUT_ID: scope.rollout_id, names.HEADER_ATTEMPT_ID: scope.attempt_id}
+    return headers
 
 
 def _acting_in(announced: AnnouncedCall | None) -> Acting:
