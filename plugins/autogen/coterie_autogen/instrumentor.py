@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
@@ -19,18 +19,10 @@ class AutoGenInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """What must be installed for this plugin to be of use: AutoGen, or where only that is there, classic AG2."""
-        return (AGENTCHAT,) if _is_installed("autogen-core") or not _is_installed("ag2") else (CLASSIC,)
+        return (CLASSIC,) if registering.is_classic_installed() and not find_spec("autogen_core") else (AGENTCHAT,)
 
     def _instrument(self, **_: Any) -> None:
         registering.record_everything(True)
 
     def _uninstrument(self, **_: Any) -> None:
         registering.record_everything(False)
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from threading import RLock
 from typing import Any, TypeVar
@@ -51,6 +52,14 @@ def is_recorded(target: Any) -> bool:
     return _everything or (target is not None and bool(_registered) and target in _registered)
 
 
+def is_classic_installed() -> bool:
+    """True if the package ``autogen`` is that of classic AG2: from 1.0 on AG2 is another framework."""
+    try:
+        return version("ag2").startswith("0.") and find_spec("autogen") is not None
+    except PackageNotFoundError:
+        return False
+
+
 _everything = False
 _registered: WeakSet[Any] = WeakSet()
 _lock = RLock()
@@ -68,4 +77,8 @@ def _wrap_or_restore() -> None:
         from coterie_autogen import hooks
 
         hooks.install(_wrappers)
-        leave_out_spans_of(AUTOGENS_TRACERS)
+    if is_classic_installed():
+        from coterie_autogen import classic
+
+        classic.install(_wrappers)
+    leave_out_spans_of(AUTOGENS_TRACERS)

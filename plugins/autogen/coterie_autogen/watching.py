@@ -61,6 +61,21 @@ async def watched_call(watch: Watch | None, call: Callable[[], Awaitable[Result]
     return result
 
 
+def watched_sync_call(watch: Watch | None, call: Callable[[], Result]) -> Result:
+    """Make a plain call under a watch."""
+    if watch is None:
+        return call()
+    try:
+        with watch.entered():
+            result = call()
+    except BaseException as error:
+        _tell(watch.ended, error)
+        raise
+    _tell(watch.saw, result)
+    _tell(watch.ended, None)
+    return result
+
+
 async def watched_stream(begin: Callable[[], Watch | None], stream: Any) -> AsyncGenerator[Any, None]:
     """Give a stream's items on under a watch, which begins with the first step."""
     watch = begin()

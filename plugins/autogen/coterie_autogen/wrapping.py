@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
+from types import ModuleType
 from typing import Any
 from weakref import ref
 
@@ -19,6 +20,8 @@ class Wrappers:
         """Class, name, what was there, what is there now. The class may be one of the user's that goes away."""
         self._watched: list[tuple[ref[type], Any]] = []
         """Classes whose new subclasses are wrapped, and the hook that does it."""
+
+        self._replaced: list[tuple[ModuleType, str, Any, Any]] = []
 
     def __bool__(self) -> bool:
         return bool(self._wrapped)
@@ -53,6 +56,11 @@ class Wrappers:
             family.__init_subclass__ = hook
             self._watched.append((ref(root), hook))
 
+    def replace(self, module: ModuleType, name: str, replacement: Any) -> None:
+        """Replace what a name in a module stands for."""
+        self._replaced.append((module, name, getattr(module, name), replacement))
+        setattr(module, name, replacement)
+
     def restore(self) -> None:
         """Put everything back. What somebody else has wrapped since stays theirs, with ours idle inside it."""
         while self._wrapped:
@@ -60,6 +68,10 @@ class Wrappers:
             owner = owner_ref()
             if owner is not None and owner.__dict__.get(name) is replacement:
                 setattr(owner, name, former)
+        while self._replaced:
+            module, name, former, replacement = self._replaced.pop()
+            if getattr(module, name, None) is replacement:
+                setattr(module, name, former)
         while self._watched:
             owner_ref, hook = self._watched.pop()
             owner = owner_ref()

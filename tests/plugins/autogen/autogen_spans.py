@@ -1,11 +1,9 @@
-"""Model clients and attempts against a scripted server, and readers of the spans that come of them."""
+"""Attempts against a scripted server, and readers of the spans that come of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-
-from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from coterie import conventions as names
 from coterie.assembly import build_episode
@@ -23,7 +21,10 @@ MODEL_INFO: Any = {
 }
 
 
-def model_client(server: ScriptedModel) -> OpenAIChatCompletionClient:
+def model_client(server: ScriptedModel) -> Any:
+    """AutoGen's client of the server."""
+    from autogen_ext.models.openai import OpenAIChatCompletionClient
+
     return OpenAIChatCompletionClient(
         model="scripted", base_url=server.base_url, api_key="none", max_retries=0, timeout=30, model_info=MODEL_INFO
     )
