@@ -118,12 +118,3 @@ class Episode:
 
     def __str__(self) -> str:
         return self.tree()
-
-    def tree(self) -> str:
-        """The episode as text, a line a thing, agents by path. ``print(episode)`` shows it."""
-        from coterie.episode_tree import tree
-
-        return tree(self)
-
-    def __str__(self) -> str:
-        return self.tree()
