@@ -28,7 +28,8 @@ def instrument(
     capture_content: bool = True,
     mask: Callable[[str], str] | None = None,
 ) -> None:
-    """Record LLM calls of the OpenAI and Anthropic SDKs, and agents of every framework whose plugin is installed.
+    """Record LLM calls of the OpenAI and Anthropic SDKs and LiteLLM, and agents of every framework whose plugin is
+    installed.
 
     A second call adds plugins that have become available, replaces the role map if ``roles`` is given, and can only
     make the rules on content stricter: what leaves them out or masks them stays in force until ``uninstrument()``.
@@ -92,8 +93,9 @@ def uninstrument() -> None:
         set_content_rules(_state.rules)
 
 
-SDKS = ("openai", "anthropic")
-"""The packages of model providers whose calls are seen; ``<package>_sdk.py`` beside this file has the hook of each."""
+SDKS = {"openai": "openai", "anthropic": "anthropic", "litellm": "litellm.main"}
+"""Packages that call models → the module whose import is waited for; ``<package>_sdk.py`` beside this file has the hook
+of each."""
 
 
 def instrumented() -> bool:
@@ -121,16 +123,16 @@ _lock = RLock()
 
 def _install_once_imported(sdk: str) -> None:
     """Hook an SDK, at once if the program has imported it, else when it does: importing one takes a second or two."""
-    if sdk in sys.modules or sdk in _state.awaited:
+    if SDKS[sdk] in sys.modules or sdk in _state.awaited:
         _install(sdk)
     else:
         _state.awaited.add(sdk)
-        register_post_import_hook(lambda _: _install(sdk), sdk)
+        register_post_import_hook(lambda _: _install(sdk), SDKS[sdk])
 
 
 def _install(sdk: str) -> None:
     """Runs inside the program's import, so it takes no lock of ours: another thread may hold it and import the same."""
-    if not _state.on or sdk not in sys.modules:
+    if not _state.on or SDKS[sdk] not in sys.modules:
         return
     try:
         import_module(f"coterie.capture.{sdk}_sdk").hook.install()
