@@ -28,7 +28,12 @@ def team_of(setting: TeamSetting) -> Any:
 
     def agent(role: str, **settings: Any) -> Agent:
         return Agent(
-            role=role.capitalize(), goal="Good functions.", backstory=setting.prompts[role], llm=llm, **settings
+            role=role.capitalize(),
+            goal="Good functions.",
+            backstory=setting.prompts[role],
+            llm=llm,
+            cache=False,
+            **settings,
         )
 
     planner = agent("planner", allow_delegation=True)

@@ -126,7 +126,7 @@ def open_call(
         time.time_ns(),
         messages,
         model=model.rpartition("/")[2] or None,
-        provider=getattr(llm, "provider", None) or model.rpartition("/")[0] or None,
+        provider=model.rpartition("/")[0] or getattr(llm, "provider", None),
         parameters={
             name: value
             for name in ("temperature", "max_tokens", "top_p", "seed")
