@@ -39,10 +39,6 @@ class ToldCall:
     """The id that was sent along as a header, if one was."""
     prompt: PromptVersion | None = None
     """The pinned prompt that was sent in place of the agent's own, if one was."""
-    call_id: str | None = None
-    """The id that was sent along as a header, if one was."""
-    prompt: PromptVersion | None = None
-    """The pinned prompt that was sent in place of the agent's own, if one was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +111,6 @@ def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
         names.REQUEST_TOP_P: parameters.get("top_p"),
         names.REQUEST_SEED: parameters.get("seed"),
     }
-    if call.prompt is not None:
-        attributes |= {names.PROMPT_NAME: call.prompt.name, names.PROMPT_VERSION: call.prompt.version}
     if call.prompt is not None:
         attributes |= {names.PROMPT_NAME: call.prompt.name, names.PROMPT_VERSION: call.prompt.version}
     if rules.capture_content:
