@@ -370,3 +370,33 @@ def test_a_stream_of_another_vendor_is_one_call():
     (chat,) = sink.of(names.CHAT)
     assert json.loads(chat.attributes[names.OUTPUT_MESSAGES]) == [{"role": "assistant", "content": "done"}]
     assert chat.attributes[names.OUTPUT_TOKENS] == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_anthropics_models_are_seen_on_the_wire_once(serve, streaming):
+    anthropic = pytest.importorskip("langchain_anthropic")
+
+    def script(body: dict[str, Any]) -> Any:
+        asked = json.dumps(body["messages"])
+        return "done" if "tool_result" in asked else {"tool_calls": [{"name": "look", "arguments": {}}]}
+
+    server, sink = serve(script), ListSink()
+    model = anthropic.ChatAnthropic(
+        model="claude-like",
+        base_url=server.base_url.removesuffix("/v1"),
+        api_key="none",
+        max_retries=0,
+        streaming=streaming,
+    )
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    with attempt_scope(scope_for_test(sink)):
+        create_agent(model, [look], name="coder", system_prompt="coder").invoke(QUESTION)
+    assert outline(sink.spans) == ["invoke_agent coder", "> chat coder", "> execute_tool look coder", "> chat coder"]
+    assert [request.headers[names.HEADER_ROLE] for request in server.requests] == ["coder", "coder"]
+    calls = {request.headers[names.HEADER_CALL_ID] for request in server.requests}
+    assert calls == {chat.attributes[names.CALL_ID] for chat in sink.of(names.CHAT)}
