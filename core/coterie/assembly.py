@@ -258,6 +258,8 @@ def _nested_edges(tree: _SpanTree) -> Iterator[Edge]:
 def message_text(message: Mapping[str, JSON]) -> str:
     """The text of one message, as OpenAI's APIs or the GenAI conventions write it; empty if it has none."""
     content = message.get("content")
+    if content is None and message.get("type") == "function_call_output":
+        content = message.get("output")  # the Responses API's form of a tool's message
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, Sequence) else message.get("parts")
