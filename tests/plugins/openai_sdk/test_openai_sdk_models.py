@@ -10,6 +10,7 @@ from typing import Any
 import agents
 import pytest
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, Usage, function_tool
+from openai import AsyncOpenAI
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -191,3 +192,55 @@ async def test_what_a_request_says_survives(serve):
     ours, bare = server.requests[:2], server.requests[2:]
     assert [{**one.body, "input": None} for one in ours] == [{**one.body, "input": None} for one in bare]
     assert Agent(name="other").name == "other"
+
+
+async def _serve_socket(connection: Any) -> None:
+    async for message in connection:
+        request = json.loads(message)
+        assert request["type"] == "response.create"
+        fields = {
+            "id": "resp_1",
+            "object": "response",
+            "created_at": 1,
+            "model": request["model"],
+            "status": "completed",
+            "output": [said("over the socket").model_dump()],
+            "parallel_tool_calls": False,
+            "tool_choice": "auto",
+            "tools": [],
+        }
+        for kind in ("response.created", "response.completed"):
+            await connection.send(json.dumps({"type": kind, "sequence_number": 0, "response": fields}))
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_the_websocket_transport(streamed):
+    """It does not pass through the SDK's requests: the call is recorded once, from what the SDK tells."""
+    from agents.models.openai_responses import OpenAIResponsesWSModel
+    from websockets.asyncio.server import serve as serve_sockets
+
+    sink = ListSink()
+    async with serve_sockets(_serve_socket, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+        model = OpenAIResponsesWSModel("scripted", client)
+        with attempt_scope(scope_for_test(sink)):
+            result = await run(agent("solo", model), streamed=streamed)
+        await model.close()
+    assert result.final_output == "over the socket"
+    assert [(turn.agent_path, turn.text) for turn in episode_of(sink).turns] == [("solo", "over the socket")]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_litellm(serve, streamed, monkeypatch):
+    """LiteLLM goes through the OpenAI SDK for OpenAI-compatible servers: seen on the wire, and once."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    pytest.importorskip("litellm")
+    from agents.extensions.models.litellm_model import LitellmModel
+
+    server, sink = serve(lambda body: "hi"), ListSink()
+    model = LitellmModel("openai/scripted", base_url=server.base_url, api_key="none")
+    with attempt_scope(scope_of(server, sink)):
+        assert (await run(agent("solo", model), streamed=streamed)).final_output == "hi"
+    assert len(server.requests) == 1
+    assert [(turn.agent_path, turn.text) for turn in episode_of(sink).turns] == [("solo", "hi")]
