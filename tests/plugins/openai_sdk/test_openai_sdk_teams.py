@@ -426,6 +426,113 @@ async def test_an_approval_in_between(serve):
     assert [turn.agent_path for turn in episode_of(sink).turns] == ["solo", "solo"]
 
 
+async def test_an_approval_inside_a_delegated_agent(serve):
+    def script(body: dict[str, Any]) -> Any:
+        seen = results(body)
+        if who(body) == "boss":
+            return seen[0] if seen else call("ask_clerk", input="x")
+        return "dropped" if seen else call("drop")
+
+    @function_tool(needs_approval=True)
+    def drop() -> str:
+        """Drop."""
+        return "gone"
+
+    server, sink = serve(script), ListSink()
+    model = model_at(server)
+    boss = agent("boss", model, tools=[agent("clerk", model, tools=[drop]).as_tool("ask_clerk", "Ask.")])
+    with attempt_scope(scope_of(server, sink)) as scope:
+        result = await run(boss)
+        state = result.to_state()
+        state.approve(result.interruptions[0])
+        assert (await run(boss, state)).final_output == "dropped"
+    assert scope._open_calls == {}
+    assert [turn.agent_path for turn in episode_of(sink).turns] == ["boss", "boss/clerk", "boss/clerk", "boss"]
+    assert edges(sink) == [("delegation", "boss", "clerk")]
+    (dropped,) = [tool for tool in episode_of(sink).tool_calls if tool.name == "drop"]
+    assert (dropped.agent_path, dropped.result) == ("boss/clerk", "gone")
+
+
+class DuckServer(agents.mcp.MCPServer):
+    """An MCP server in the process."""
+
+    name = "ducks"
+
+    async def connect(self) -> None: ...
+
+    async def cleanup(self) -> None: ...
+
+    async def list_tools(self, *_: Any, **__: Any) -> Any:
+        from mcp.types import Tool
+
+        return [Tool(name="quack", description="Quack.", inputSchema={"type": "object", "properties": {}})]
+
+    async def call_tool(self, tool_name: str, *_: Any, **__: Any) -> Any:
+        from mcp.types import CallToolResult, TextContent
+
+        return CallToolResult(content=[TextContent(type="text", text=f"{tool_name}!")])
+
+    async def list_prompts(self) -> Any: ...
+
+    async def get_prompt(self, *_: Any, **__: Any) -> Any: ...
+
+
+async def test_tools_of_mcp_servers(serve):
+    server, sink = serve(lambda body: call("quack") if not results(body) else "done"), ListSink()
+    with attempt_scope(scope_of(server, sink)):
+        await run(agent("solo", model_at(server), mcp_servers=[DuckServer()]))
+    (quack,) = episode_of(sink).tool_calls
+    assert (quack.name, quack.agent_path, quack.error) == ("quack", "solo", None)
+    assert "quack!" in quack.result
+
+
+def _response(*output: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "model": "m",
+        "status": "completed",
+        "output": list(output),
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    }
+
+
+async def test_a_local_shell_below_a_delegation(serve):
+    """It has no context of its own: that of the tool above must not be taken for it."""
+    action = {"type": "exec", "command": ["ls"], "env": {}}
+    shell_call = {
+        "type": "local_shell_call",
+        "id": "ls_1",
+        "call_id": "call_ls",
+        "status": "completed",
+        "action": action,
+    }
+
+    def script(body: dict[str, Any]) -> Any:
+        if who(body) == "boss":
+            return results(body)[0] if results(body) else call("ask_clerk", input="x")
+        seen = any(one.get("type") == "local_shell_call_output" for one in body["input"])
+        return "listed" if seen else _response(shell_call)
+
+    server, sink = serve(script), ListSink()
+    model = model_at(server)
+    clerk = agent("clerk", model, tools=[agents.LocalShellTool(executor=lambda request: "a.txt")])
+    with attempt_scope(scope_for_test(sink)):
+        result = await run(agent("boss", model, tools=[clerk.as_tool("ask_clerk", "Ask.")]))
+    assert result.final_output == "listed"
+    asked, listed = episode_of(sink).tool_calls
+    assert (asked.name, asked.agent_path, asked.carries) == ("ask_clerk", "boss", "delegation")
+    assert (listed.name, listed.agent_path, listed.call_id, listed.result) == (
+        "local_shell",
+        "boss/clerk",
+        None,
+        "a.txt",
+    )
+
+
 async def test_hosted_tools_are_read_from_the_answer(serve):
     output = [
         {
@@ -451,18 +558,7 @@ async def test_hosted_tools_are_read_from_the_answer(serve):
             "content": [{"type": "output_text", "text": "Ducks.", "annotations": []}],
         },
     ]
-    body = {
-        "id": "resp_1",
-        "object": "response",
-        "created_at": 1,
-        "model": "m",
-        "status": "completed",
-        "output": output,
-        "parallel_tool_calls": True,
-        "tool_choice": "auto",
-        "tools": [],
-    }
-    server, sink = serve(lambda _: body), ListSink()
+    server, sink = serve(lambda _: _response(*output)), ListSink()
     with attempt_scope(scope_for_test(sink)):
         await run(agent("solo", model_at(server), tools=[agents.WebSearchTool()]))
     found = {tool.name: tool for tool in episode_of(sink).tool_calls}
