@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -112,7 +113,8 @@ def tool(function: Callable[..., Any] | None = None, /, *, name: str | None = No
 
 
 def handoff(to: str, source: str | None = None) -> None:
-    """Say that control moves to the agent ``to`` and does not come back by itself.
+    """Say that control moves to the agent ``to`` and does not come back by itself. If that agent then begins inside the
+    block of the one that hands over, this is no delegation.
 
     Args:
         to: the name of the agent that goes on.
@@ -185,7 +187,7 @@ def _open_agent(name: str, arguments: Arguments) -> _Opened:  # noqa: ARG001
     around = current_acting()
     identity = child_identity(name, around.identity if around else None)
     span = structure.start_agent(identity)
-    if around is not None and around.identity.agent != name:
+    if around is not None and around.identity.agent != name and not _handed_over_to(name, around.span):
         caller = around.span if around.span is not None and around.span.is_recording() else span
         structure.add_edge(caller, EdgeKind.DELEGATION, around.identity.agent, name)
     return _Opened(span, identity)
@@ -217,6 +219,20 @@ def _record_handoff(to: str, source: str | None) -> None:
         )
         return
     structure.add_edge(span, EdgeKind.HANDOFF, giver, to)
+    _handed_over.setdefault(span, set()).add(to)
+
+
+_handed_over: WeakKeyDictionary[Span, set[str]] = WeakKeyDictionary()
+"""Span of an agent → those that it handed over to and that have not begun yet."""
+
+
+def _handed_over_to(name: str, span: Span | None) -> bool:
+    """True once for each hand-off: the agent that begins inside the giver's block was not called by it as well."""
+    targets = _handed_over.get(span, set()) if span is not None else set()
+    if name not in targets:
+        return False
+    targets.discard(name)
+    return True
 
 
 _end = guarded(_Opened.end, what="The span of an agent, tool or workflow could not be ended")

@@ -78,6 +78,21 @@ def test_a_team_of_blocks_is_an_episode(sink: ListSink, model: ScriptedModel) ->
     assert by_name["execute_tool multiply"].parent_id == by_name["invoke_agent Coder"].span_id
 
 
+def test_an_agent_that_was_handed_over_to_was_not_called_as_well(sink: ListSink) -> None:
+    with coterie.agent("Lead"):
+        coterie.handoff("Writer")
+        with coterie.agent("Coder"):
+            pass
+        for _ in range(2):
+            with coterie.agent("Writer"):
+                pass
+    assert edges_of(sink) == [
+        (EdgeKind.HANDOFF, "Lead", "Writer"),
+        (EdgeKind.DELEGATION, "Lead", "Coder"),
+        (EdgeKind.DELEGATION, "Lead", "Writer"),
+    ]
+
+
 def test_an_agent_as_a_tool_is_one_delegation(sink: ListSink, model: ScriptedModel) -> None:
     @coterie.tool(name="ask_coder")
     @coterie.agent("Coder")

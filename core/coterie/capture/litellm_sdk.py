@@ -296,5 +296,6 @@ def _record_error(told: ToldCall, error: BaseException) -> None:
 
 
 def _plain(value: Any) -> Mapping[str, Any]:
-    plain: Mapping[str, Any] = value.model_dump() if hasattr(value, "model_dump") else value
+    # LiteLLM's own objects do not always keep to their types, about which pydantic would warn the user.
+    plain: Mapping[str, Any] = value.model_dump(warnings=False) if hasattr(value, "model_dump") else value
     return plain
