@@ -41,6 +41,7 @@ def install(wrappers: Wrappers) -> None:
             "run_stream": _around_agent_stream,
             "on_messages": _around_agent,
             "on_messages_stream": _around_agent_stream,
+            "execute_code_block": tools.around_code_execution,
         },
     )
     wrappers.wrap(BaseGroupChat, "run_stream", _around_team)

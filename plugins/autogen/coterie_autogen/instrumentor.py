@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from coterie_autogen import registering
 
 AGENTCHAT = "autogen-core >= 0.6.4"
-CLASSIC = "ag2 >= 0.9, < 1"
+CLASSIC = "ag2 >= 0.9.10, < 1"
 
 
 class AutoGenInstrumentor(BaseInstrumentor):  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -21,6 +21,9 @@ from coterie.vocabulary import JSON
 from coterie_autogen.registering import is_recorded
 from coterie_autogen.runs import Activation, ToolRun, current_frame
 from coterie_autogen.watching import Watch, beginning, watched_call, watched_stream
+
+CODE_EXECUTION = "execute_code"
+"""The tool name under which a ``CodeExecutorAgent``'s running of code stands in episodes."""
 
 Run = TypeVar("Run", bound=ToolRun)
 
@@ -77,6 +80,23 @@ def around_function(original: Callable[..., Any]) -> Callable[..., Any]:
         return await original(_with_context(self), *args, **kwargs)
 
     return run
+
+
+def around_code_execution(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``CodeExecutorAgent.execute_code_block``: the running of code from messages is told as a tool call."""
+
+    async def execute_code_block(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await watched_call(_begin_code(*args, **kwargs), lambda: original(self, *args, **kwargs))
+
+    return execute_code_block
+
+
+@dataclass(slots=True, eq=False)
+class _CodeRun(ToolRun):
+    """One execution of code blocks."""
+
+    def saw(self, item: Any) -> None:
+        self.result, self.failed = item.output, item.exit_code != 0
 
 
 @dataclass(slots=True, eq=False)
@@ -163,6 +183,12 @@ def _begin_itself(
     if run is not None:
         run.tool, run.taken = tool, True
     return run
+
+
+@beginning
+def _begin_code(code_blocks: Sequence[Any], *_: Any, **__: Any) -> Watch | None:
+    blocks = [{"language": block.language, "code": block.code} for block in code_blocks]
+    return _begin(_CodeRun, CODE_EXECUTION, {"code_blocks": blocks}, None)
 
 
 def _begin(kind: type[Run], name: str, arguments: JSON, call_id: str | None) -> Run | None:

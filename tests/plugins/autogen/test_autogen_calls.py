@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("autogen_agentchat")
 pytest.importorskip("autogen_ext")
 
-from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.agents import AssistantAgent, CodeExecutorAgent
 from autogen_agentchat.base import TaskResult
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import (
@@ -27,6 +28,7 @@ from autogen_core import (
     default_subscription,
     message_handler,
 )
+from autogen_core.code_executor import CodeExecutor, CodeResult
 from autogen_core.memory import ListMemory, MemoryContent
 from autogen_core.models import ChatCompletionClient, CreateResult, RequestUsage, UserMessage
 from autogen_core.tools import FunctionTool, StaticWorkbench
@@ -178,6 +180,33 @@ async def test_tools_and_workbenches_that_are_used_by_themselves():
     ]
     assert [bool(call.error) for call in calls] == [False, False, True, True]
     assert sink.spans[2].attributes[names.ERROR_TYPE] == "ValidationError"
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+async def test_running_code_is_a_tool_call(serve, exit_code):
+    server, sink = serve(lambda body: "```python\nprint(4)\n```"), ListSink()
+
+    class Executor(CodeExecutor):
+        component_type = "code_executor"
+
+        async def execute_code_blocks(self, code_blocks: Any, cancellation_token: Any) -> Any:
+            return CodeResult(exit_code=exit_code, output="4")
+
+        async def start(self) -> None: ...
+        async def stop(self) -> None: ...
+        async def restart(self) -> None: ...
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runner = CodeExecutorAgent("runner", Executor())
+    team = RoundRobinGroupChat([coder(server), runner], max_turns=2)
+    with attempt_scope(scope_of(server, sink)):
+        await team.run(task="go")
+    (call,) = episode(sink.spans).tool_calls
+    assert (call.name, call.agent_path, bool(call.error)) == ("execute_code", "runner", exit_code == 1)
+    assert json.loads(call.arguments) == {"code_blocks": [{"language": "python", "code": "print(4)\n"}]}
+    assert call.result.endswith("4")
+    assert edges(sink.spans) == [("message", "coder", "runner")]
 
 
 async def test_memory_is_read_before_the_agent_speaks(serve):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -237,6 +239,38 @@ async def test_the_summary_of_a_chat_and_a_reply_alone(serve):
         "> > chat coder",
         "> chat user",
     ]
+
+
+async def test_attribution_holds_under_load(serve):
+    async def script(body: dict[str, Any]) -> Any:
+        await asyncio.sleep(random.random() * 0.02)
+        return system_text(body)
+
+    server = serve(script)
+    sinks = {team: ListSink() for team in range(16)}
+
+    def members(team: int) -> list[ConversableAgent]:
+        return [agent(server, f"{role}{team}") for role in ("planner", "coder")]
+
+    async def play_async(team: int) -> None:
+        planner, coder = members(team)
+        with attempt_scope(scope_of(server, sinks[team], rollout_id=f"ro-{team}")):
+            await planner.a_initiate_chat(coder, message="go", max_turns=2)
+
+    def play(team: int) -> None:
+        planner, coder = members(team)
+        with attempt_scope(scope_of(server, sinks[team], rollout_id=f"ro-{team}")):
+            planner.initiate_chat(coder, message="go", max_turns=2)
+
+    threads = [asyncio.to_thread(play, team) for team in range(10, 16)]
+    await asyncio.wait_for(asyncio.gather(*[play_async(team) for team in range(10)], *threads), 60)
+    for team, sink in sinks.items():
+        turns = build_episode("t", "a", "r", sink.spans, ()).turns
+        assert [turn.agent for turn in turns] == [f"coder{team}", f"planner{team}", f"coder{team}"]
+        for turn in turns:
+            assert turn.text == turn.agent
+            assert turn.trainable
+    assert len(server.requests) == 16 * 3
 
 
 class OwnModel:
