@@ -96,12 +96,12 @@ def set_tokens(
     Raises:
         TypeError, ValueError: one of them is no number.
     """
-    # One type a list: OpenTelemetry drops a list that mixes 0 and -0.5.
     if prompt_ids is not None:
-        _set_numbers(span, PROMPT_TOKENS, tuple(map(int, prompt_ids)))
+        _set_numbers(span, PROMPT_TOKENS, _integers(prompt_ids))
     if response_ids is not None:
-        _set_numbers(span, RESPONSE_TOKENS, tuple(map(int, response_ids)))
+        _set_numbers(span, RESPONSE_TOKENS, _integers(response_ids))
     if logprobs is not None:
+        # One type a list: OpenTelemetry drops a list that mixes 0 and -0.5.
         _set_numbers(span, LOGPROBS, tuple(map(float, logprobs)))
 
 
@@ -209,6 +209,12 @@ def _inside_unsampled_trace() -> bool:
     # A parent-based sampler drops children of such a trace whatever its root sampler says.
     context = trace.get_current_span().get_span_context()
     return context.is_valid and not context.trace_flags.sampled
+
+
+def _integers(values: Iterable[int]) -> tuple[int, ...]:
+    given = tuple(values)
+    # A sum is the quickest way to see that all are plain integers.
+    return given if type(sum(given)) is int else tuple(map(int, given))
 
 
 def _set_numbers(span: AnySpan, name: str, numbers: tuple[int, ...] | tuple[float, ...]) -> None:

@@ -7,7 +7,6 @@ response is at hand. Azure's, Bedrock's and others' clients inherit both.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
@@ -23,6 +22,7 @@ from coterie.capture.call import LLMCall
 from coterie.capture.faults import note_fault
 from coterie.capture.response_tap import tap
 from coterie.capture.rewrite import endpoint_key
+from coterie.capture.shared_body import SharedBody
 
 
 class SdkHook:
@@ -90,7 +90,7 @@ class _Exchange:
     """What is sent in place of the caller's options."""
     unread: bool = False
     """True when the answer was handed over unread: its tap ends the call."""
-    content: bytes | None = None
+    body: SharedBody | None = None
     """The answer's body if it was read at once."""
 
 
@@ -179,7 +179,7 @@ def _note_response(arguments: Mapping[str, Any]) -> None:
         response = arguments["response"]
         exchange.call.responded(response)
         if not arguments["stream"] and response.is_closed:
-            exchange.content = response.content
+            exchange.body = SharedBody(response)
         else:
             tap(response, exchange.call, streamed=bool(arguments["stream"]))
             exchange.unread = True
@@ -191,7 +191,7 @@ def _finish(exchange: _Exchange) -> None:
     if exchange.unread:
         return
     try:
-        body = json.loads(exchange.content) if exchange.content else None
+        body = exchange.body.read() if exchange.body is not None else None
     except ValueError:
         body = None
     exchange.call.answered(body if isinstance(body, dict) else None)

@@ -1,0 +1,82 @@
+"""An answer's JSON is parsed once, and the user's code never notices."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import openai
+import pytest
+
+import coterie
+from coterie.capture import shared_body
+from coterie.conventions import CHAT, OUTPUT_MESSAGES
+from coterie.scope import attempt_scope
+from coterie.testing import Fault, Reply, ScriptedModel
+from coterie.testing.sink import ListSink, scope_for_test
+
+
+@pytest.fixture
+def client():
+    with ScriptedModel(lambda body: body["messages"][-1]["content"].upper()) as model:
+        coterie.instrument()
+        with openai.OpenAI(base_url=model.base_url, api_key="k", max_retries=0) as client:
+            yield client
+        coterie.uninstrument()
+
+
+def ask(client, **arguments):
+    return client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}], **arguments)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_sdk_and_we_parse_it_once_together(client, monkeypatch, raw):
+    sink, parsed = ListSink(), []
+    loads = json.loads
+    monkeypatch.setattr(
+        shared_body.json, "loads", lambda content, **kwargs: parsed.append(1) or loads(content, **kwargs)
+    )
+    with attempt_scope(scope_for_test(sink)):
+        ask(client)
+        parsed.clear()
+        if raw:
+            response = client.chat.completions.with_raw_response.create(
+                model="m", messages=[{"role": "user", "content": "hello"}]
+            )
+            answer = response.parse()
+        else:
+            answer = ask(client)
+    recorded = loads(sink.of(CHAT)[-1].attributes[OUTPUT_MESSAGES])
+
+    # The scripted model, in this process, parses the request.
+    assert len(parsed) == 2
+    assert answer.choices[0].message.content == "HELLO" == recorded[0]["content"]
+
+
+def test_what_the_user_gets_from_the_response_is_their_own(client):
+    response = client.chat.completions.with_raw_response.create(
+        model="m", messages=[{"role": "user", "content": "hello"}]
+    ).http_response
+    first, second = response.json(), response.json()
+    first["choices"].clear()
+
+    assert second["choices"][0]["message"]["content"] == "HELLO"
+    assert response.json(parse_int=str)["usage"]["total_tokens"] == str(second["usage"]["total_tokens"])
+    assert response.json() == httpx.Response(200, content=response.content).json()
+
+
+def test_a_body_that_is_no_json_fails_as_it_does_without_us():
+    with ScriptedModel(lambda body: Reply(fault=Fault.RUBBISH)) as model:
+        plain, recorded = [], []
+        for outcomes, on in ((plain, False), (recorded, True)):
+            if on:
+                coterie.instrument()
+            try:
+                with openai.OpenAI(base_url=model.base_url, api_key="k", max_retries=0) as client:
+                    with pytest.raises(Exception) as caught:  # noqa: PT011
+                        ask(client)
+                    outcomes.append((type(caught.value), str(caught.value)))
+            finally:
+                coterie.uninstrument()
+
+    assert plain == recorded
