@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import Token
 from typing import Any
 
@@ -43,7 +44,8 @@ class Working:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self._token is not None:
-            _activity.reset(self._token)
+            with suppress(ValueError):  # Left in another context than entered, as generators may be: that one is gone.
+                _activity.reset(self._token)
         try:
             _end(self._activity, error)
         except Exception:  # noqa: BLE001 - the user gets the result or CrewAI's own exception

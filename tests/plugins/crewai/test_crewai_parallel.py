@@ -67,7 +67,9 @@ def delayed(body: dict[str, Any]) -> Reply:
     return Reply(tool_calls=asked, delay_seconds=delay)
 
 
-async def play(server: ScriptedModel, **settings: Any) -> dict[str, ListSink]:
+async def play(
+    server: ScriptedModel, *, side_by_side: int = ASYNC_CREWS, threaded: int = THREADED_CREWS, **settings: Any
+) -> dict[str, ListSink]:
     """Run all crews; gives crew name to the spans that reached its attempt."""
     sinks: dict[str, ListSink] = {}
 
@@ -85,8 +87,8 @@ async def play(server: ScriptedModel, **settings: Any) -> dict[str, ListSink]:
             team_of(server, team, **settings).kickoff()
 
     with ThreadPoolExecutor(THREADED_CREWS) as threads:
-        running = [asyncio.wrap_future(threads.submit(run_thread, f"t{n}")) for n in range(THREADED_CREWS)]
-        await asyncio.gather(*(run_async(f"a{n}") for n in range(ASYNC_CREWS)), *running)
+        running = [asyncio.wrap_future(threads.submit(run_thread, f"t{n}")) for n in range(threaded)]
+        await asyncio.gather(*(run_async(f"a{n}") for n in range(side_by_side)), *running)
     return sinks
 
 
@@ -161,4 +163,4 @@ async def test_the_check_above_can_fail(serve, monkeypatch):
     for module in ("identity", "runs", "tools"):
         monkeypatch.setattr(f"coterie_crewai.{module}._activity", variable)
     server = serve(delayed)
-    assert mistakes(server, await play(server)) != []
+    assert mistakes(server, await play(server, side_by_side=6, threaded=4)) != []
