@@ -85,7 +85,11 @@ def _begin_chat(agent: Any, recipient: Any, *_: Any, **__: Any) -> Watch | None:
     frame = current_frame()
     if _is_selecting(frame) or not (_is_on(agent, frame) or _is_on(recipient, frame)):
         return None
-    return _chat(recipient.name if hasattr(recipient, "groupchat") else f"{agent.name}, {recipient.name}")
+    if isinstance(frame, Chat) and frame.between == (agent, recipient):
+        return None  # A method of the user's got to the one that it overrides.
+    chat = _chat(recipient.name if hasattr(recipient, "groupchat") else f"{agent.name}, {recipient.name}")
+    chat.between = (agent, recipient)
+    return chat
 
 
 @beginning
@@ -113,7 +117,9 @@ def _begin_tool(
 ) -> Watch | None:
     if not _is_on(agent, current_frame()):
         return None
-    chat, name = current_chat(), func_call.get("name", "")
+    chat, name, around = current_chat(), func_call.get("name", ""), runs.current_frame()
+    if isinstance(around, _FunctionRun) and around.tool == (agent, name, current_frame()):
+        return None  # A method of the user's got to the one that it overrides.
     asker = (chat.askers.get(call_id or name) or chat.askers.get(name)) if chat is not None else None
     acting = Acting(asker.identity, asker.span) if asker is not None else current_acting()
     span = start_tool(
@@ -123,7 +129,8 @@ def _begin_tool(
         call_id=call_id,
         parent=acting.span if acting is not None else None,
     )
-    return _FunctionRun(span, acting.identity if acting is not None else None, chat=chat)
+    caller = acting.identity if acting is not None else None
+    return _FunctionRun(span, caller, tool=(agent, name, current_frame()), chat=chat)
 
 
 @beginning

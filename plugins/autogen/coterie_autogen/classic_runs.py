@@ -29,6 +29,8 @@ class Chat:
     """Who has the chat held, with its span: None for the outermost."""
     delegated_by: Reply | None = None
     """The agent that has it held, until one in it speaks."""
+    between: tuple[Any, Any] | None = None
+    """The agents that began it, of a chat that one began with another."""
     words: list[str] = field(default_factory=list)
     """Who spoke, in order."""
     heard: dict[str, int] = field(default_factory=dict)

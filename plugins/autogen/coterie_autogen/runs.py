@@ -130,8 +130,8 @@ class ToolRun:
 
     span: Span
     caller: Identity | None
-    taken: bool = False
-    """True once the tool itself runs: a further tool call in this context is another one."""
+    tool: Any = None
+    """What runs, once it does: a further tool call in this context is another one."""
     result: str | None = None
     failed: bool = False
     """True when the result is the text of an error."""

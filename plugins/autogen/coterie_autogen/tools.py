@@ -121,7 +121,6 @@ class _WorkbenchTool(ToolRun):
 class _PlainTool(ToolRun):
     """A tool that is run by itself."""
 
-    tool: Any = None
     value: Any = None
 
     def saw(self, item: Any) -> None:
@@ -146,7 +145,7 @@ class _Inside:
     def saw(self, item: Any) -> None: ...
 
     def ended(self, error: BaseException | None) -> None:
-        self.call.error = error
+        self.call.error = self.call.error or error
 
 
 @beginning
@@ -166,7 +165,7 @@ def _begin_in_workbench(
     name: str, arguments: Mapping[str, Any] | None = None, _: Any = None, call_id: str | None = None, **__: Any
 ) -> Watch | None:
     frame = current_frame()
-    if isinstance(frame, ToolRun) and not frame.taken:
+    if isinstance(frame, ToolRun) and frame.tool is None:
         return None
     return _begin(_WorkbenchTool, name, dict(arguments or {}), call_id)
 
@@ -176,12 +175,13 @@ def _begin_itself(
     tool: Any, args: Mapping[str, Any], _: Any = None, call_id: str | None = None, **__: Any
 ) -> Watch | None:
     frame = current_frame()
-    if isinstance(frame, ToolRun) and not frame.taken:
-        frame.taken = True
+    if isinstance(frame, ToolRun) and frame.tool in (None, tool):
+        # The call of an agent or workbench gets to its tool, or a tool of the user's to the method that it overrides.
+        frame.tool = tool
         return _Inside(frame)
     run = _begin(_PlainTool, tool.name, dict(args), call_id)
     if run is not None:
-        run.tool, run.taken = tool, True
+        run.tool = tool
     return run
 
 

@@ -161,6 +161,37 @@ async def test_arguments_that_are_no_json(serve):
     assert (call.error or "").startswith("Error: ")
 
 
+async def test_methods_of_ones_own_that_call_those_they_override(serve):
+    class Tool(FunctionTool):
+        async def run_json(self, args: Any, cancellation_token: CancellationToken, call_id: str | None = None) -> Any:
+            return await super().run_json(args, cancellation_token, call_id)
+
+    class Agent(AssistantAgent):
+        async def on_messages(self, messages: Any, cancellation_token: CancellationToken) -> Any:
+            return await super().on_messages(messages, cancellation_token)
+
+    class Client(ReplayChatCompletionClient):
+        async def create(self, messages: Any, **kwargs: Any) -> CreateResult:
+            return await super().create(messages, **kwargs)
+
+    def double(n: int) -> int:
+        """Double."""
+        return 2 * n
+
+    asked = [FunctionCall(id="c1", name="double", arguments='{"n": 4}')]
+    client = Client([told_result(content=asked)], model_info=MODEL_INFO)
+    sink = ListSink()
+    with attempt_scope(scope_for_test(sink)):
+        await Agent("coder", client, tools=[Tool(double, "Double.")]).run(task="go")
+        await Tool(double, "Double.").run_json({"n": 1}, CancellationToken())
+    assert outline(sink.spans) == [
+        "invoke_agent coder",
+        "> chat coder",
+        "> execute_tool double coder",
+        "execute_tool double",
+    ]
+
+
 async def test_tools_and_workbenches_that_are_used_by_themselves():
     def double(n: int) -> int:
         """Double."""

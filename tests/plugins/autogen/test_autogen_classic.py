@@ -27,6 +27,7 @@ from autogen.agentchat.group.patterns import DefaultPattern
 from autogen_spans import edges, outline, scope_of
 
 import coterie
+import coterie_autogen
 from coterie import conventions as names
 from coterie.assembly import build_episode
 from coterie.scope import attempt_scope
@@ -271,6 +272,49 @@ async def test_attribution_holds_under_load(serve):
             assert turn.text == turn.agent
             assert turn.trainable
     assert len(server.requests) == 16 * 3
+
+
+class Mine(ConversableAgent):
+    """An agent whose methods call those that they override."""
+
+    def initiate_chat(self, *args: Any, **kwargs: Any) -> Any:
+        return super().initiate_chat(*args, **kwargs)
+
+    def generate_reply(self, *args: Any, **kwargs: Any) -> Any:
+        return super().generate_reply(*args, **kwargs)
+
+    def execute_function(self, *args: Any, **kwargs: Any) -> Any:
+        return super().execute_function(*args, **kwargs)
+
+
+async def test_methods_of_ones_own_and_a_registered_agent(serve):
+    def script(body: dict[str, Any]) -> Any:
+        return "TERMINATE" if len(body["messages"]) > 2 else {"tool_calls": [{"name": "look", "arguments": {}}]}
+
+    server, sink = serve(script), ListSink()
+    coterie_autogen.AutoGenInstrumentor().uninstrument()
+    coder = coterie_autogen.register(agent(server, "coder"))
+    runner, other = Mine("runner", human_input_mode="NEVER"), agent(server, "other")
+
+    @runner.register_for_execution()
+    @coder.register_for_llm(description="Look.")
+    def look() -> str:
+        return "seen"
+
+    with attempt_scope(scope_of(server, sink)):
+        runner.initiate_chat(coder, message="go", max_turns=2)
+        agents = len(sink.of(names.INVOKE_AGENT))
+        runner.initiate_chat(other, message="go", max_turns=1)
+    coterie_autogen.unregister(coder)
+    assert outline(sink.spans)[:5] == [
+        "invoke_workflow runner, coder",
+        "> invoke_agent coder",
+        "> > chat coder",
+        "> > execute_tool look coder",
+        "> invoke_agent coder",
+    ]
+    assert len(sink.of(names.INVOKE_AGENT)) == agents == 2
+    assert len(sink.of(names.EXECUTE_TOOL)) == 1
 
 
 class OwnModel:
