@@ -13,7 +13,7 @@ class OpenAIAgentsInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """What must be installed for this plugin to be of use."""
-        return ("openai-agents >= 0.4.2",)
+        return ("openai-agents >= 0.20",)
 
     def _instrument(self, **_: Any) -> None:
         from coterie_openai_sdk import wrapping
