@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
 from coterie import structure
@@ -74,7 +75,7 @@ class Block:
         return _decorated(function, self._opened)
 
     def _opened(self, arguments: Arguments) -> _Opened | None:
-        if not instrumented():
+        if not _recording():
             return None
         try:
             return self._open_span(self.name, arguments)
@@ -120,7 +121,7 @@ def handoff(to: str, source: str | None = None) -> None:
         to: the name of the agent that goes on.
         source: the agent that hands over; by default the acting one.
     """
-    if instrumented():
+    if _recording():
         _record_handoff(to, source)
 
 
@@ -181,6 +182,10 @@ class _Entered:
 
 _entered: ContextVar[_Entered | None] = ContextVar("coterie_entered", default=None)
 """The innermost ``with`` block of this module in this context."""
+
+
+def _recording() -> bool:
+    return instrumented() and is_instrumentation_enabled()
 
 
 def _open_agent(name: str, arguments: Arguments) -> _Opened:  # noqa: ARG001
