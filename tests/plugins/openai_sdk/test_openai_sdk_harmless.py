@@ -62,6 +62,44 @@ def test_importing_the_plugin_imports_no_framework():
     assert done.stdout.strip() == "[]"
 
 
+def _python(code: str, **settings: Any) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_recording_waits_for_the_import_of_the_sdk():
+    """Importing it takes seconds: a program that does not use it does not pay for it."""
+    code = (
+        "import sys; from coterie_openai_sdk import OpenAIAgentsInstrumentor as I; "
+        "I().instrument(); early = 'agents' in sys.modules; "
+        "from agents.run import AgentRunner as A; on = hasattr(A.run, 'off'); "
+        "I().uninstrument(); print(early, on, hasattr(A.run, 'off')); "
+        "I().instrument(); print(hasattr(A.run, 'off'))"
+    )
+    assert _python(code) == "False True False\nTrue"
+
+
+def test_an_import_after_switching_off_stays_as_it_is():
+    code = (
+        "from coterie_openai_sdk import OpenAIAgentsInstrumentor as I; I().instrument(); I().uninstrument(); "
+        "from agents.run import AgentRunner as A; print(hasattr(A.run, 'off'))"
+    )
+    assert _python(code) == "False"
+
+
+def test_a_folder_of_the_users_own_that_is_called_agents(tmp_path):
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "run.py").write_text("here = 1\n")
+    code = (
+        "from coterie_openai_sdk import OpenAIAgentsInstrumentor as I; I().instrument(); "
+        "import sys; sys.path.insert(0, '.'); sys.path[:] = sys.path[:1]; "
+        "import agents.run; print(agents.run.here); I().uninstrument()"
+    )
+    (tmp_path / "agents" / "__init__.py").write_text("")
+    assert _python(code, cwd=tmp_path) == "1"
+
+
 async def test_uninstrument_restores_everything(solo):
     before = (AgentRunner.run, AgentRunner.run_streamed, _error_tracing.attach_error_to_current_span)
     sources = list(roles._acting_sources)
