@@ -16,7 +16,9 @@ frameworks that pass record the same.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -382,12 +384,38 @@ class PluginConformance(ABC):
             coterie.uninstrument()
         assert_same(_canonical_of(sink), expected_episode(exact=False, rewarded=False))
 
+    def test_zero_code(self, server: ScriptedModel, tmp_path: Path) -> None:
+        """``opentelemetry-instrument python program.py`` records a program that does not know of Coterie."""
+        kind = type(self)
+        folder = Path(sys.modules[kind.__module__].__file__ or "").parent
+        program = tmp_path / "program.py"
+        program.write_text(
+            f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+            f"from {kind.__module__} import {kind.__name__}\n"
+            "from coterie.testing.described_team import TeamSetting\n"
+            f"team = {kind.__name__}()\n"
+            f"team.play(team.build(TeamSetting({server.base_url!r})))\n"
+        )
+        environment = os.environ | {"COTERIE_RECORD": str(tmp_path / "team.db")}
+        command = Path(sys.executable).with_name("opentelemetry-instrument")
+        done = subprocess.run(  # noqa: S603 - the user's own command
+            [command, sys.executable, program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        episode = asyncio.run(_latest_episode(tmp_path / "team.db"))
+        assert_same(canonical(episode), expected_episode(exact=False, rewarded=False))
+
     def test_the_plugin_alone_is_silent_without_its_framework(self) -> None:
         """Importing the plugin's package loads nothing of the framework."""
         package = self.instrumentor.partition(":")[0]
         code = f"import sys, {package}; assert {self.framework!r} not in sys.modules"
-        done = asyncio.run(_python(code))
-        assert done == (0, b""), done
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)  # noqa: S603
+        assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
     def _played(
         self,
@@ -462,6 +490,12 @@ async def _run_in_store(team: Any, server: ScriptedModel, path: Path) -> Episode
         assert list(attempt.warnings) == []
         (episode,) = await load_episodes(store, [rollout.id])
         return episode
+
+
+async def _latest_episode(path: Path) -> Episode:
+    async with coterie.connect(path) as store:
+        rollouts = (await store.list_rollouts()).items
+        return (await load_episodes(store, [rollouts[-1].id]))[0]
 
 
 def _endpoint_resource(endpoint: Endpoint) -> Any:
@@ -585,11 +619,3 @@ def _functions(packages: Sequence[str]) -> dict[str, Any]:
             elif callable(value):
                 found[f"{name}.{attribute}"] = value
     return found
-
-
-async def _python(code: str) -> tuple[int | None, bytes]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode, output
