@@ -43,7 +43,6 @@ PLUGINS = {
         "langgraph==1.1.10",
         "langchain-core",
         "langchain-openai",
-        OPENAI_3,
     ],
     ("autogen", "oldest"): [
         "autogen-agentchat==0.6.4",
