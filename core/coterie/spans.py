@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from functools import cache
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -234,7 +235,9 @@ def _set_numbers(span: AnySpan, name: str, numbers: tuple[int, ...] | tuple[floa
 
 
 def _as_json(attributes: Mapping[str, Any] | None) -> dict[str, JSON]:
-    return {name: _json_value(value) for name, value in (attributes or {}).items()}
+    # OpenTelemetry's own mapping takes a lock and a look-up an item; its copy is a plain dict.
+    plain = attributes.copy() if isinstance(attributes, MappingProxyType) else attributes or {}
+    return {name: _json_value(value) for name, value in plain.items()}
 
 
 def _json_value(value: Any) -> JSON:

@@ -33,8 +33,8 @@ class ToldCall:
     provider: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """``temperature``, ``max_tokens``, ``top_p``, ``seed``; what is not known is left out."""
-    tools: Sequence[JSON] = ()
-    """The tools that were offered."""
+    tools: Sequence[JSON] | Callable[[], Sequence[JSON]] = ()
+    """The tools that were offered, or what gives them; asked only if capture did not see the call."""
     call_id: str | None = None
     """The id that was sent along as a header, if one was."""
     prompt: PromptVersion | None = None
@@ -115,8 +115,8 @@ def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
         attributes |= {names.PROMPT_NAME: call.prompt.name, names.PROMPT_VERSION: call.prompt.version}
     if rules.capture_content:
         attributes[names.INPUT_MESSAGES] = rules.json_text(list(call.messages()))
-        if call.tools:
-            attributes[names.TOOL_DEFINITIONS] = rules.json_text(list(call.tools))
+        if tools := call.tools() if callable(call.tools) else call.tools:
+            attributes[names.TOOL_DEFINITIONS] = rules.json_text(list(tools))
     return tracer().start_span(
         f"chat {call.model}" if call.model else "chat",
         context=trace.set_span_in_context(call.announced.parent) if call.announced.parent else None,

@@ -110,7 +110,7 @@ def _begin(client: Any, messages: Sequence[Any] = (), *_: Any, **kwargs: Any) ->
         model=arguments.get("model"),
         provider=_provider(client),
         parameters=arguments,
-        tools=[_tool_definition(tool) for tool in kwargs.get("tools") or ()],
+        tools=partial(_tool_definitions, kwargs.get("tools") or ()),
     )
     return ModelCall(told)
 
@@ -172,5 +172,6 @@ def _user_content(content: Any) -> JSON:
     ]
 
 
-def _tool_definition(tool: Any) -> JSON:
-    return {"type": "function", "function": dict(tool if isinstance(tool, Mapping) else tool.schema)}
+def _tool_definitions(tools: Sequence[Any]) -> list[JSON]:
+    schemas = (tool if isinstance(tool, Mapping) else tool.schema for tool in tools)
+    return [{"type": "function", "function": dict(schema)} for schema in schemas]

@@ -28,7 +28,7 @@ def told_call(
         messages=lambda: _messages(system_prompt, input_items),
         model=model if isinstance(model, str) else getattr(model, "model", None),
         parameters={name: getattr(settings, name, None) for name in ("temperature", "top_p", "max_tokens")},
-        tools=[_definition(tool) for tool in agent.tools if hasattr(tool, "params_json_schema")],
+        tools=lambda: [_definition(tool) for tool in agent.tools if hasattr(tool, "params_json_schema")],
     )
 
 
