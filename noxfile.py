@@ -169,8 +169,11 @@ def bench(session: nox.Session) -> None:
     """A benchmark by name: ``nox -s bench -- store --json FILE``. Never part of a verdict."""
     if not session.posargs:
         session.error(f"Name a benchmark: {', '.join(sorted(path.stem for path in Path('benchmarks').glob('*.py')))}")
-    session.install("-e", ".[langchain,train]", *group("test"))
-    session.run("python", f"benchmarks/{session.posargs[0]}.py", *session.posargs[1:])
+    name, *arguments = session.posargs
+    needs = Path(f"requirements/bench-{name}.txt")
+    pins = ["-r", str(needs)] if needs.exists() else []
+    session.install("-e", ".[langchain,train]", *group("test"), *pins)
+    session.run("python", f"benchmarks/{name}.py", *arguments)
 
 
 def play_cell(session: nox.Session, framework: str, version: str) -> None:
