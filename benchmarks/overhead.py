@@ -25,7 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cost.instrumentors import ATTEMPT, NOTHING, OPENINFERENCE, instrumentors_for
+from cost.instrumentors import ATTEMPT, NOTHING, OPENINFERENCE, PEERS, instrumentors_for
 from cost.records import COLUMNS
 
 from coterie.testing import ScriptedModel
@@ -152,6 +152,7 @@ class Measured:
 def measure(framework: str, server: Server, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one framework."""
     names, measured, records = instrumentors_for(framework), Measured(), {}
+    long: dict[str, dict[str, float]] = {}
     programs = ["call"] if framework == "openai" else ["call", "team"]
     for generation in range(options.processes):
         with ExitStack() as stack:
@@ -164,7 +165,9 @@ def measure(framework: str, server: Server, options: argparse.Namespace) -> dict
             for turn in range(options.rounds):
                 _say(f"{framework}: processes {generation + 1}/{options.processes}, round {turn + 1}/{options.rounds}")
                 _round(workers, programs, server, measured, options.runs)
-            long = _long_run(framework, workers, programs[-1], server, options.long) if options.long else {}
+            if options.long:
+                ours = {name: workers[name] for name in names if name not in PEERS}
+                long = _long_run(framework, ours, programs[-1], server, options.long)
     return {
         "records": records,
         "cost": [_figures(measured, (program, kind, name)) for program in programs for kind in KINDS for name in names],
@@ -214,6 +217,7 @@ def _figures(measured: Measured, key: Key) -> dict[str, Any]:
         "added_cpu_ms": round(statistics.median(added), 3),
         "added_cpu_ms_interval_95": _interval(added),
         "added_cpu_ms_quartiles": [round(_percentile(added, 25), 3), round(_percentile(added, 75), 3)],
+        "added_cpu_ms_at_p10": round(_percentile(cpu.runs, 10) - _percentile(cpu_base.runs, 10), 3),
         "added_cpu_ms_at_p95": round(_percentile(cpu.runs, 95) - _percentile(cpu_base.runs, 95), 3),
         "ratio": round(statistics.median(cpu.runs) / statistics.median(cpu_base.runs), 3),
         "added_wall_ms": round(statistics.median(added_wall), 3),
@@ -297,13 +301,14 @@ def print_figures(framework: str, figures: Mapping[str, Any]) -> None:
             chosen = [row for row in rows if row["per"] == per and row["server"] == kind]
             print(f"Per {per}, server: {kind}\n")
             _print_table(
-                ["", "CPU ms", "added CPU ms", "95 % interval", "added at p95", "ratio", "added wall ms"],
+                ["", "CPU ms", "added CPU ms", "95 % interval", "at p10", "at p95", "ratio", "added wall ms"],
                 [
                     [
                         row["instrumentor"],
                         f"{row['cpu_ms']:.2f}",
                         f"{row['added_cpu_ms']:+.2f}",
                         "{:+.2f} to {:+.2f}".format(*row["added_cpu_ms_interval_95"]),
+                        f"{row['added_cpu_ms_at_p10']:+.2f}",
                         f"{row['added_cpu_ms_at_p95']:+.2f}",
                         f"{row['ratio']:.2f}",
                         f"{row['added_wall_ms']:+.2f}",
@@ -368,9 +373,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     frameworks = sorted(OPENINFERENCE)
     parser.add_argument("--frameworks", nargs="+", choices=frameworks, default=frameworks, metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each process")
+    parser.add_argument("--rounds", type=int, default=30, help="turns of each process")
     parser.add_argument(
-        "--runs", type=int, default=4, help="runs of the team a turn; of the single call five times as many"
+        "--runs", type=int, default=1, help="runs of the team a turn; of the single call five times as many"
     )
     parser.add_argument("--processes", type=int, default=2, help="how often all processes are started anew")
     parser.add_argument("--long", type=int, default=2_000, help="LLM calls of the long run; 0 leaves it out")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -85,6 +86,13 @@ def switch_on(name: str, framework: str) -> Counter:
         trace.set_tracer_provider(provider)
         _instrument(AGENTOPS[framework], provider)
     return counter
+
+
+def session(name: str) -> AbstractContextManager[object]:
+    """The span that is open while programs run with AgentOps: ``agentops.init()`` begins one, and its instrumentor of
+    LangGraph fails outside any.
+    """
+    return trace.get_tracer("session").start_as_current_span("session") if name == "agentops" else nullcontext()
 
 
 def _instrument(place: str, provider: TracerProvider) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from cost.instrumentors import ATTEMPT, MADE_BEFORE, Counter, switch_on
+from cost.instrumentors import ATTEMPT, MADE_BEFORE, Counter, session, switch_on
 from cost.programs import Program, Run, import_framework, program_of
 from cost.records import records_in
 from coterie.scope import AttemptScope, attempt_scope
@@ -41,10 +41,11 @@ def serve(framework: str, instrumentor: str, base_url: str) -> None:
         counter = switch_on(instrumentor, framework)
         program = program_of(framework, base_url)
     worker = Worker(program, counter, in_attempts=instrumentor == ATTEMPT)
-    for line in sys.stdin:
-        command = json.loads(line)
-        answers.write(json.dumps(getattr(worker, command.pop("do"))(**command)) + "\n")
-        answers.flush()
+    with session(instrumentor):
+        for line in sys.stdin:
+            command = json.loads(line)
+            answers.write(json.dumps(getattr(worker, command.pop("do"))(**command)) + "\n")
+            answers.flush()
 
 
 class Worker:
@@ -64,7 +65,6 @@ class Worker:
         """
         run: Run = getattr(self._program, program)
         cpu, wall = [], []
-        gc.collect()
         for _ in range(runs):
             with self._scope(long):
                 wall_start, cpu_start = time.perf_counter(), time.process_time()
