@@ -394,11 +394,11 @@ def main() -> None:
         for framework in options.frameworks:
             figures[framework] = measure(framework, server, options)
             print_figures(framework, figures[framework])
+            if options.json:  # After each, since the whole takes long and may be broken off.
+                options.json.write_text(
+                    json.dumps({"figures": figures, "columns": COLUMNS, "machine": machine}, indent=1) + "\n"
+                )
     print(json.dumps(machine))
-    if options.json:
-        options.json.write_text(
-            json.dumps({"figures": figures, "columns": COLUMNS, "machine": machine}, indent=1) + "\n"
-        )
 
 
 if __name__ == "__main__":
