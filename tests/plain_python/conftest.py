@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from docs_pages import play_page
 
 from coterie.capture import faults, instrument, uninstrument
 from coterie.scope import attempt_scope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
+
+__all__ = ["model", "play_page", "sink"]
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ from autogen_core.memory import ListMemory, MemoryContent
 from autogen_core.models import ChatCompletionClient, CreateResult, RequestUsage, UserMessage
 from autogen_core.tools import FunctionTool, StaticWorkbench
 from autogen_ext.models.replay import ReplayChatCompletionClient
-from autogen_spans import MODEL_INFO, edges, episode, last_text, model_client, outline, paths, scope_of, system_text
+from autogen_spans import MODEL_INFO, edges, episode, model_client, paths
+from reading_spans import last_text, outline, scope_of, system_text
 
 import coterie
 from coterie import conventions as names

@@ -24,7 +24,8 @@ from autogen.agentchat import conversable_agent
 from autogen.agentchat.group import AgentTarget, OnCondition, StringLLMCondition
 from autogen.agentchat.group.multi_agent_chat import initiate_group_chat
 from autogen.agentchat.group.patterns import DefaultPattern
-from autogen_spans import edges, outline, scope_of
+from autogen_spans import edges
+from reading_spans import outline, scope_of
 
 import coterie
 import coterie_autogen

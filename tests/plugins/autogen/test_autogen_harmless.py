@@ -22,12 +22,13 @@ from autogen_agentchat.tools import AgentTool
 from autogen_core import CancellationToken, RoutedAgent
 from autogen_core.models import ChatCompletionClient
 from autogen_ext.models.replay import ReplayChatCompletionClient
-from autogen_spans import MODEL_INFO, episode, model_client, outline, scope_of
+from autogen_spans import MODEL_INFO, episode, model_client
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from reading_spans import outline, scope_of
 
 import coterie
 from coterie import conventions as names

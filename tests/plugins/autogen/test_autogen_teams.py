@@ -29,7 +29,8 @@ from autogen_agentchat.teams import (
 )
 from autogen_agentchat.tools import AgentTool, TeamTool
 from autogen_core import CancellationToken, SingleThreadedAgentRuntime
-from autogen_spans import edges, episode, last_text, model_client, outline, paths, scope_of, system_text
+from autogen_spans import edges, episode, model_client, paths
+from reading_spans import last_text, outline, scope_of, system_text
 
 from coterie import conventions as names
 from coterie.scope import attempt_scope
@@ -43,11 +44,18 @@ def agent(server: Any, name: str, **settings: Any) -> AssistantAgent:
     return AssistantAgent(name, model_client(server), system_message=name, description=name, **settings)
 
 
-async def test_round_robin_says_whose_words_reach_whom(serve):
-    server, sink = serve(system_text), ListSink()
-    team = RoundRobinGroupChat([agent(server, name) for name in ("planner", "coder", "tester")], max_turns=4)
+async def recorded(server: Any, team: Any) -> ListSink:
+    """What an attempt records in which a team, or an agent alone, runs once."""
+    sink = ListSink()
     with attempt_scope(scope_of(server, sink)):
         await team.run(task="go")
+    return sink
+
+
+async def test_round_robin_says_whose_words_reach_whom(serve):
+    server = serve(system_text)
+    team = RoundRobinGroupChat([agent(server, name) for name in ("planner", "coder", "tester")], max_turns=4)
+    sink = await recorded(server, team)
 
     assert outline(sink.spans) == [
         "invoke_workflow RoundRobinGroupChat",
@@ -99,15 +107,14 @@ async def test_selector_is_an_agent_beside_the_participants(serve):
             next(order) if "select the next role" in text.lower() or "valid" in last_text(body) else system_text(body)
         )
 
-    server, sink = serve(script), ListSink()
+    server = serve(script)
     team = SelectorGroupChat(
         [agent(server, "coder"), agent(server, "tester"), agent(server, "writer")],
         model_client=model_client(server),
         selector_prompt="Select the next role of {participants}. {roles} {history}",
         max_turns=2,
     )
-    with attempt_scope(scope_of(server, sink)):
-        await team.run(task="go")
+    sink = await recorded(server, team)
 
     assert outline(sink.spans) == [
         "invoke_workflow SelectorGroupChat",
@@ -126,15 +133,14 @@ async def test_selector_is_an_agent_beside_the_participants(serve):
 
 
 async def test_selector_function_makes_no_manager(serve):
-    server, sink = serve(system_text), ListSink()
+    server = serve(system_text)
     team = SelectorGroupChat(
         [agent(server, "coder"), agent(server, "tester")],
         model_client=model_client(server),
         selector_func=lambda thread: "tester",
         max_turns=1,
     )
-    with attempt_scope(scope_of(server, sink)):
-        await team.run(task="go")
+    sink = await recorded(server, team)
     assert outline(sink.spans)[1:] == ["> invoke_agent tester", "> > chat tester"]
 
 
@@ -155,10 +161,9 @@ async def test_magentic_one(serve):
             return json.dumps({key: {"reason": "r", "answer": answer} for key, answer in answers.items()})
         return "coder" if system_text(body) == "coder" else "a plan"
 
-    server, sink = serve(script), ListSink()
+    server = serve(script)
     team = MagenticOneGroupChat([agent(server, "coder")], model_client=model_client(server))
-    with attempt_scope(scope_of(server, sink)):
-        await team.run(task="go")
+    sink = await recorded(server, team)
 
     assert outline(sink.spans) == [
         "invoke_workflow MagenticOneGroupChat",
@@ -182,13 +187,12 @@ def swarm_script(body: dict[str, Any]) -> Any:
 
 
 async def test_swarm_hands_over_once_and_sends_no_message_beside(serve):
-    server, sink = serve(swarm_script), ListSink()
+    server = serve(swarm_script)
     team = Swarm(
         [agent(server, "planner", handoffs=["coder"]), agent(server, "coder", handoffs=["planner"])],
         termination_condition=TextMentionTermination("DONE"),
     )
-    with attempt_scope(scope_of(server, sink)):
-        await team.run(task="go")
+    sink = await recorded(server, team)
 
     assert outline(sink.spans) == [
         "invoke_workflow Swarm",
@@ -211,7 +215,7 @@ async def test_agent_and_team_as_tools_are_delegations(serve):
         tools = ["coder", "reviewers"]
         return {"tool_calls": [{"name": tools[asked], "arguments": {"task": "do"}}]} if asked < 2 else "done"
 
-    server, sink = serve(script), ListSink()
+    server = serve(script)
     reviewers = RoundRobinGroupChat([agent(server, "critic"), agent(server, "judge")], max_turns=2)
     planner = agent(
         server,
@@ -219,8 +223,7 @@ async def test_agent_and_team_as_tools_are_delegations(serve):
         tools=[AgentTool(agent(server, "coder")), TeamTool(reviewers, "reviewers", "Reviews.")],
         max_tool_iterations=5,
     )
-    with attempt_scope(scope_of(server, sink)):
-        await planner.run(task="go")
+    sink = await recorded(server, planner)
 
     assert outline(sink.spans) == [
         "invoke_agent planner",
@@ -246,12 +249,11 @@ async def test_agent_and_team_as_tools_are_delegations(serve):
 
 
 async def test_society_of_mind_delegates_to_its_team(serve):
-    server, sink = serve(system_text), ListSink()
+    server = serve(system_text)
     inner = RoundRobinGroupChat([agent(server, "writer"), agent(server, "editor")], max_turns=2)
     society = SocietyOfMindAgent("society", inner, model_client(server))
     team = RoundRobinGroupChat([society, agent(server, "translator")], max_turns=2)
-    with attempt_scope(scope_of(server, sink)):
-        await team.run(task="go")
+    sink = await recorded(server, team)
 
     assert outline(sink.spans) == [
         "invoke_workflow RoundRobinGroupChat",
@@ -276,11 +278,10 @@ async def test_society_of_mind_delegates_to_its_team(serve):
     "name" not in inspect.signature(RoundRobinGroupChat).parameters, reason="teams in teams came with AutoGen 0.7"
 )
 async def test_a_team_in_a_team_adds_no_level(serve):
-    server, sink = serve(system_text), ListSink()
+    server = serve(system_text)
     inner = RoundRobinGroupChat([agent(server, "coder"), agent(server, "tester")], max_turns=2, name="dev")
     team = RoundRobinGroupChat([agent(server, "planner"), inner, agent(server, "writer")], max_turns=3, name="company")
-    with attempt_scope(scope_of(server, sink)):
-        await team.run(task="go")
+    sink = await recorded(server, team)
 
     assert outline(sink.spans) == [
         "invoke_workflow company",
@@ -305,15 +306,14 @@ async def test_a_team_in_a_team_adds_no_level(serve):
 
 
 async def test_a_graph_with_agents_side_by_side(serve):
-    server, sink = serve(system_text), ListSink()
+    server = serve(system_text)
     start, left, right, end = (agent(server, name) for name in ("start", "left", "right", "end"))
     builder = DiGraphBuilder()
     for one in (start, left, right, end):
         builder.add_node(one)
     builder.add_edge(start, left).add_edge(start, right).add_edge(left, end).add_edge(right, end)
     flow = GraphFlow([start, left, right, end], graph=builder.build(), termination_condition=MaxMessageTermination(20))
-    with attempt_scope(scope_of(server, sink)):
-        await flow.run(task="go")
+    sink = await recorded(server, flow)
 
     assert sorted(paths(sink)) == ["end", "left", "right", "start"]
     for chat in sink.of(names.CHAT):
@@ -381,15 +381,14 @@ async def test_an_agent_of_ones_own_that_asks_another(serve, in_team):
 
 
 async def test_a_filter_in_front_of_an_agent_is_that_agent(serve):
-    server, sink = serve(system_text), ListSink()
+    server = serve(system_text)
     coder = agent(server, "coder")
     only_user = MessageFilterConfig(per_source=[PerSourceFilter(source="user", position="first", count=1)])
     team = RoundRobinGroupChat(
         [agent(server, "planner"), MessageFilterAgent("filtered", coder, only_user), agent(server, "tester")],
         max_turns=3,
     )
-    with attempt_scope(scope_of(server, sink)):
-        await team.run(task="go")
+    sink = await recorded(server, team)
     assert paths(sink) == ["planner", "coder", "tester"]
     assert ("message", "coder", "tester") in edges(sink.spans)
 

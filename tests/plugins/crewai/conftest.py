@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("crewai")
 
-import coterie
-from coterie.testing import ScriptedModel
+from docs_pages import play_page
+from scripted_servers import recording, serve
 
-Script = Callable[[dict[str, Any]], Any]
+__all__ = ["play_page", "recording", "serve"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,24 +21,3 @@ def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CREWAI_TRACING_ENABLED", "false")
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-
-
-@pytest.fixture
-def recording() -> Iterator[None]:
-    coterie.instrument()
-    yield
-    coterie.uninstrument()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Script], ScriptedModel]]:
-    """Start servers with an answer function; they stop with the test."""
-    servers: list[ScriptedModel] = []
-
-    def start(script: Script) -> ScriptedModel:
-        servers.append(ScriptedModel(script).start())
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()

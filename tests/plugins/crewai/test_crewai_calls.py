@@ -12,7 +12,8 @@ from crewai import BaseLLM, Memory
 from crewai.events.types.llm_events import LLMCallType
 from crewai.llms.base_llm import llm_call_context
 from crewai.tools import tool
-from crews_and_spans import agent_of, crew_of, model_at, outline, scope_of, task_of
+from crews import agent_of, crew_of, model_at, task_of
+from reading_spans import outline, scope_of
 
 from coterie import conventions as names
 from coterie.announced import announced_call

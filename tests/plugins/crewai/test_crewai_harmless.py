@@ -15,8 +15,9 @@ from crewai.events.types.llm_events import LLMCallCompletedEvent
 from crewai.flow.flow import start
 from crewai.hooks.llm_hooks import get_after_llm_call_hooks, get_before_llm_call_hooks
 from crewai.tools import tool
-from crews_and_spans import agent_of, crew_of, model_at, outline, scope_of, task_of
+from crews import agent_of, crew_of, model_at, task_of
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from reading_spans import outline, scope_of
 
 import coterie
 from coterie import conventions as names

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from crewai.tools import tool
-from crews_and_spans import agent_of, crew_of, edges, model_at, scope_of, task_of, tool_results
+from crews import agent_of, crew_of, model_at, task_of, tool_results
+from reading_spans import edges, scope_of
 
 from coterie import announced
 from coterie import conventions as names

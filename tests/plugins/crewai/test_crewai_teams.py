@@ -12,18 +12,9 @@ import pytest
 from crewai import Agent, Flow, Process
 from crewai.flow.flow import listen, start
 from crewai.tools import tool
-from crews_and_spans import (
-    agent_of,
-    crew_of,
-    edges,
-    model_at,
-    outline,
-    said_by,
-    scope_of,
-    task_of,
-    tool_results,
-)
+from crews import agent_of, crew_of, model_at, said_by, task_of, tool_results
 from pydantic import BaseModel
+from reading_spans import edges, outline, scope_of
 
 import coterie
 from coterie import conventions as names

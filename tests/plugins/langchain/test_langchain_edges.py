@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from chat_models import chat_model
 from langchain.agents import create_agent
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -17,7 +18,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, RetryPolicy, Send, interrupt
-from reading_spans import chat_model, edges, scope_of, system_text
+from reading_spans import edges, scope_of, system_text
 
 from coterie import conventions as names
 from coterie.scope import attempt_scope

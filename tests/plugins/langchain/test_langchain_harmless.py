@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypedDict
 
 import pytest
+from chat_models import chat_model
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import context as langchain_hooks
@@ -23,7 +24,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from reading_spans import chat_model, outline, scope_of
+from reading_spans import outline, scope_of
 
 import coterie
 from coterie import conventions as names

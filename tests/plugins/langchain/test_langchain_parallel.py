@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from chat_models import chat_model
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
-from reading_spans import chat_model, edges, scope_of, system_text
+from reading_spans import edges, scope_of, system_text
 
 from coterie import announced, roles
 from coterie import conventions as names

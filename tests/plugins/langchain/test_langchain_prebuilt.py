@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from chat_models import chat_model
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
-from reading_spans import chat_model, edges, outline, scope_of, system_text
+from reading_spans import edges, outline, scope_of, system_text
 
 from coterie import conventions as names
 from coterie.scope import attempt_scope

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 import openai
 import pytest
+from chat_models import chat_model
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
 from langchain.agents.structured_output import ToolStrategy
@@ -23,7 +24,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
-from reading_spans import chat_model, edges, last_text, outline, scope_of, system_text
+from reading_spans import edges, last_text, outline, scope_of, system_text
 
 from coterie import conventions as names
 from coterie.scope import attempt_scope

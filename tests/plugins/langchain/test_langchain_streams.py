@@ -6,10 +6,11 @@ import gc
 from typing import Any
 
 import pytest
+from chat_models import chat_model
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
-from reading_spans import chat_model, outline, scope_of
+from reading_spans import outline, scope_of
 
 from coterie import conventions as names
 from coterie.scope import attempt_scope

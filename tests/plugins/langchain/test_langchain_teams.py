@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 import openai
 import pytest
+from chat_models import chat_model
 from langchain.agents import create_agent
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
@@ -19,7 +20,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
 from langgraph.types import Command, Send
-from reading_spans import chat_model, edges, last_text, outline, scope_of, system_text
+from reading_spans import edges, last_text, outline, scope_of, system_text
 
 import coterie
 from coterie import conventions as names

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("agents.run")
 
 import agents
+from docs_pages import play_page
+from scripted_servers import recording, serve
 
-import coterie
-from coterie.testing import ScriptedModel
-
-Script = Callable[[dict[str, Any]], Any]
+__all__ = ["play_page", "recording", "serve"]
 
 
 @pytest.fixture(autouse=True)
@@ -25,24 +23,3 @@ def _traces_stay_here() -> Iterator[None]:
     yield
     agents.set_trace_processors([])
     agents.set_tracing_disabled(False)
-
-
-@pytest.fixture
-def recording() -> Iterator[None]:
-    coterie.instrument()
-    yield
-    coterie.uninstrument()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Script], ScriptedModel]]:
-    """Start servers with an answer function; they stop with the test."""
-    servers: list[ScriptedModel] = []
-
-    def start(script: Script) -> ScriptedModel:
-        servers.append(ScriptedModel(script).start())
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()

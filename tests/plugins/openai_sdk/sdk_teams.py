@@ -1,20 +1,19 @@
-"""Models, agents and attempts against a scripted server, and readers of the spans that come of them."""
+"""Models and agents against a scripted server, and readers of its requests and of the spans that come of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
+import reading_spans
 from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner
 from openai import AsyncOpenAI
 
 from coterie import conventions as names
 from coterie.assembly import build_episode
 from coterie.episodes import Episode
-from coterie.scope import AttemptScope
-from coterie.testing import ListSink, ScriptedModel, scope_for_test
-from coterie.vocabulary import Endpoint, Span
+from coterie.testing import ListSink, ScriptedModel
+from coterie.vocabulary import Span
 
 MODEL_CLASSES = [OpenAIResponsesModel, OpenAIChatCompletionsModel]
 
@@ -37,12 +36,6 @@ async def run(starting_agent: Agent[Any], given: Any = "go", *, streamed: bool =
     return result
 
 
-def scope_of(server: ScriptedModel, sink: ListSink, **fields: Any) -> AttemptScope:
-    """An attempt whose calls ask the scripted server for token ids."""
-    endpoint = Endpoint(base_url=server.base_url, model="scripted", policy="team")
-    return scope_for_test(sink, endpoints={"team": endpoint}, **fields)
-
-
 def episode_of(sink: ListSink) -> Episode:
     return build_episode("t", "at-test", "ro-test", sink.spans, sink.rewards)
 
@@ -52,21 +45,8 @@ def edges(sink: ListSink) -> list[tuple[str, str, str]]:
 
 
 def outline(spans: list[Span]) -> list[str]:
-    """Each of our spans as ``> > operation subject path``, parents before children, siblings by start."""
-    spans = [span for span in spans if names.OPERATION in span.attributes]
-    known = {span.span_id for span in spans}
-    children: dict[str | None, list[Span]] = {}
-    for span in spans:
-        children.setdefault(span.parent_id if span.parent_id in known else None, []).append(span)
-
-    def lines(parent: str | None, depth: int) -> Iterator[str]:
-        for span in sorted(children.get(parent, []), key=lambda span: span.start_ns):
-            subject = span.attributes.get(names.TOOL_NAME) or span.attributes.get(names.WORKFLOW_NAME)
-            words = ["> " * depth + span.attributes[names.OPERATION], subject, span.attributes.get(names.AGENT_PATH)]
-            yield " ".join(word for word in words if word)
-            yield from lines(span.span_id, depth + 1)
-
-    return list(lines(None, 0))
+    """The outline of our spans among all."""
+    return reading_spans.outline([span for span in spans if names.OPERATION in span.attributes])
 
 
 def who(body: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from agents import AgentHooks, RunHooks, Runner, function_tool
 from agents.run import AgentRunner
 from agents.util import _error_tracing
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from sdk_teams import agent, call, model_at, outline, results, run, scope_of, who
+from reading_spans import scope_of
+from sdk_teams import agent, call, model_at, outline, results, run, who
 
 import coterie
 from coterie import roles

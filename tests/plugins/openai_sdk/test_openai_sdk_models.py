@@ -18,7 +18,8 @@ from openai.types.responses import (
     ResponseOutputMessage,
     ResponseOutputText,
 )
-from sdk_teams import agent, call, episode_of, model_at, outline, results, run, scope_of
+from reading_spans import scope_of
+from sdk_teams import agent, call, episode_of, model_at, outline, results, run
 
 import coterie
 from coterie import conventions as names

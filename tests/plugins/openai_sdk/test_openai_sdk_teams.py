@@ -9,7 +9,8 @@ import agents
 import pytest
 from agents import Agent, GuardrailFunctionOutput, RunConfig, Runner, function_tool
 from openai import AsyncOpenAI, OpenAI
-from sdk_teams import MODEL_CLASSES, agent, call, edges, episode_of, model_at, outline, results, run, scope_of, who
+from reading_spans import scope_of
+from sdk_teams import MODEL_CLASSES, agent, call, edges, episode_of, model_at, outline, results, run, who
 
 import coterie
 from coterie import conventions as names

@@ -1,4 +1,4 @@
-"""Models and attempts against a scripted server, and readers of the spans that come of them."""
+"""Attempts against a scripted server, and readers of its requests and of the spans that come of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from langchain_openai import ChatOpenAI
-
 from coterie import conventions as names
 from coterie.scope import AttemptScope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
 from coterie.vocabulary import Endpoint, Span
-
-
-def chat_model(server: ScriptedModel, **settings: Any) -> ChatOpenAI:
-    return ChatOpenAI(model="scripted", base_url=server.base_url, api_key="none", max_retries=0, timeout=30, **settings)
 
 
 def scope_of(server: ScriptedModel, sink: ListSink, **fields: Any) -> AttemptScope:
@@ -33,7 +27,7 @@ def outline(spans: list[Span]) -> list[str]:
 
     def lines(parent: str | None, depth: int) -> Iterator[str]:
         for span in sorted(children.get(parent, []), key=lambda span: span.start_ns):
-            operation = span.attributes[names.OPERATION]
+            operation = span.attributes.get(names.OPERATION, span.name)
             subject = span.attributes.get(names.TOOL_NAME) or span.attributes.get(names.WORKFLOW_NAME)
             if operation in (names.CHAT, names.INVOKE_AGENT):
                 subject = None
@@ -45,7 +39,7 @@ def outline(spans: list[Span]) -> list[str]:
 
 
 def edges(spans: list[Span]) -> list[tuple[str, str, str]]:
-    """All (kind, source, target), with the agent on whose span each is, in order of time."""
+    """All (kind, source, target) that are written on spans, in order of time."""
     found = [
         (event.time_ns, event.attributes)
         for span in spans
