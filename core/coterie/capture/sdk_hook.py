@@ -23,6 +23,7 @@ from coterie.capture.faults import note_fault
 from coterie.capture.response_tap import tap
 from coterie.capture.rewrite import endpoint_key
 from coterie.capture.shared_body import SharedBody
+from coterie.wrapping import as_function
 
 
 class SdkHook:
@@ -66,7 +67,7 @@ class SdkHook:
 
     def _wrap(self, client: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         original = client.__dict__[name]
-        wrapper = wraps(original)(make(original))
+        wrapper = wraps(original)(make(as_function(original)))
         wrapper.off = False  # type: ignore[attr-defined]
         setattr(client, name, wrapper)
         self._wrapped.append((client, name, original, wrapper))

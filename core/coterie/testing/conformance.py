@@ -276,18 +276,24 @@ class PluginConformance(ABC):
         assert exported[-1].name == "request"
         assert_same(_canonical_of(sink), expected_episode(exact=False, rewarded=False))
 
-    @pytest.mark.usefixtures("recording")
-    def test_beside_openinference(self, server: ScriptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("order", ["theirs first", "ours first"])
+    def test_beside_openinference(self, server: ScriptedModel, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
         """Another instrumentor in the same program: both record, and our episode has everything once."""
         if self.openinference is None:
             pytest.skip("no instrumentor of OpenInference is named")
         pytest.importorskip(self.openinference.partition(":")[0])
         other, exporter = _load(self.openinference)(), _user_exporter(monkeypatch)
-        other.instrument(tracer_provider=trace.get_tracer_provider(), skip_dep_check=True)
+        switches = [
+            lambda: other.instrument(tracer_provider=trace.get_tracer_provider(), skip_dep_check=True),
+            coterie.instrument,
+        ]
+        for switch_on in switches if order == "theirs first" else reversed(switches):
+            switch_on()
         try:
             sink = self._played(server)
         finally:
-            other.uninstrument()
+            for switch_off in (coterie.uninstrument, other.uninstrument)[:: -1 if order == "ours first" else 1]:
+                switch_off()
         assert any("openinference.span.kind" in (span.attributes or {}) for span in exporter.get_finished_spans())
         assert_same(_canonical_of(sink), expected_episode(exact=False, rewarded=False))
 

@@ -8,6 +8,8 @@ from types import ModuleType
 from typing import Any
 from weakref import ref
 
+from coterie.wrapping import as_function
+
 Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Makes the replacement of a function."""
 
@@ -32,8 +34,9 @@ class Wrappers:
         function = former.__func__ if isinstance(former, staticmethod) else former
         if not callable(function) or getattr(function, "__isabstractmethod__", False):
             return
-        replacement: Any = wraps(function)(make(function))
-        if isinstance(former, staticmethod):
+        is_static = isinstance(former, staticmethod)
+        replacement: Any = wraps(function)(make(function if is_static else as_function(function)))
+        if is_static:
             replacement = staticmethod(replacement)
         setattr(owner, name, replacement)
         self._wrapped.append((ref(owner), name, former, replacement))

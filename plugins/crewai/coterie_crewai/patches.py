@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from coterie.capture.faults import note_fault
+from coterie.wrapping import as_function
 
 
 class Entered(Protocol):
@@ -61,7 +62,7 @@ class Patches:
             if (owner, name) in self._wrapped or not self._on:
                 return
             original = owner.__dict__[name]
-            wrapper = make(original)
+            wrapper = make(as_function(original))
             wrapper.off = False
             setattr(owner, name, wrapper)
             self._wrapped[owner, name] = original, wrapper

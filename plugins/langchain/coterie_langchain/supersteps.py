@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from coterie.capture.faults import note_fault, warn_once
+from coterie.wrapping import as_function
 from coterie_langchain.handoffs import is_control_flow
 from coterie_langchain.moves import follow_superstep
 from coterie_langchain.runs import open_runs
@@ -33,7 +34,7 @@ def watch_supersteps() -> None:
                 "This version of LangGraph has no superstep to follow, so hand-offs in its graphs are not recorded"
             )
         elif not _wrapped:
-            wrapper = _following(original)
+            wrapper = _following(as_function(original))
             setattr(loop, _METHOD, wrapper)
             _wrapped.append((loop, original, wrapper))
 

@@ -23,6 +23,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from coterie.capture.faults import guarded, note_fault
 from coterie.roles import add_acting_source, remove_acting_source
+from coterie.wrapping import as_function
 from coterie_openai_sdk.hooks import RecordingHooks, are_hooks
 from coterie_openai_sdk.identity import Place, acting_in_running_code, place
 from coterie_openai_sdk.runs import Run, start_run
@@ -63,7 +64,7 @@ _lock = RLock()
 
 def _wrap(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     original = vars(owner)[name]
-    wrapper = wraps(original)(make(original))
+    wrapper = wraps(original)(make(as_function(original) if isinstance(owner, type) else original))
     wrapper.off = False  # type: ignore[attr-defined]
     setattr(owner, name, wrapper)
     _wrapped.append((owner, name, original, wrapper))
