@@ -8,7 +8,6 @@ from typing import Any
 from docs_pages import PlayPage
 
 import coterie
-from coterie.runner import recorder
 from coterie.testing import ScriptedModel
 
 ANSWERS = {
@@ -24,7 +23,6 @@ def test_the_page_shows_what_its_program_prints(play_page: PlayPage, tmp_path: P
 
     with ScriptedModel(answer) as model:
         printed, shown = play_page("how-to/plain-python.md", model)
-    recorder.close_recorders()
     coterie.uninstrument()
     assert printed == shown
     assert (tmp_path / "team.db").is_file()

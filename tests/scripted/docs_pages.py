@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from coterie.runner import recorder
 from coterie.testing import ScriptedModel
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -16,7 +17,9 @@ PlayPage = Callable[[str, ScriptedModel], tuple[str, str]]
 
 
 @pytest.fixture
-def play_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> PlayPage:
+def play_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[PlayPage]:
     """Run a page's program in ``tmp_path``; gives what it printed and what the page shows, without ids and times."""
 
     def play(page: str, server: ScriptedModel) -> tuple[str, str]:
@@ -29,7 +32,9 @@ def play_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Ca
         exec(compile(program, "team.py", "exec"), {"__name__": "team"})
         return _without_ids_and_times(capsys.readouterr().out), _without_ids_and_times(shown)
 
-    return play
+    yield play
+    # Recorders are kept by the path of their store, and the pages share one relative path.
+    recorder.close_recorders()
 
 
 def _without_ids_and_times(text: str) -> str:
