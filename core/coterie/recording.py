@@ -67,6 +67,8 @@ def record(
     if store is not None and not isinstance(store, Store):
         connect(store)  # says what is wrong with an address
         store = os.fspath(store)
+        # The same file wherever the program goes.
+        store = store if "://" in store else os.path.abspath(store)
     for what, chosen in (("prompts", prompts), ("endpoints", endpoints)):
         if isinstance(chosen, str):
             raise ConfigError(f"coterie.record: {what}={chosen!r} is a text; give a list of names, True or False.")

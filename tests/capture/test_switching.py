@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextvars
 import importlib.metadata
+import inspect
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import openai
 import pytest
+import wrapt
 from openai._base_client import AsyncAPIClient, SyncAPIClient
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -86,6 +89,37 @@ def test_a_wrapper_that_somebody_put_over_ours_survives(monkeypatch: pytest.Monk
     monkeypatch.setattr(SyncAPIClient, "request", original)
     monkeypatch.undo()
     SyncAPIClient.request = original
+
+
+@pytest.mark.parametrize("theirs_first", [True, False])
+@pytest.mark.parametrize("client_class", [openai.OpenAI, openai.AsyncOpenAI])
+async def test_a_wrapper_of_another_instrumentor_on_the_client_class(client_class: Any, theirs_first: bool) -> None:
+    """As OpenInference's has it: put before ours, it holds the SDK's own method, past our wrapper."""
+    theirs: list[Any] = []
+
+    def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        theirs.append(instance)
+        return wrapped(*args, **kwargs)
+
+    for switch_on in (None, instrument) if theirs_first else (instrument, None):
+        if switch_on is not None:
+            switch_on()
+        else:
+            wrapt.wrap_function_wrapper(openai, f"{client_class.__name__}.request", wrapper)
+    sink = ListSink()
+    try:
+        with ScriptedModel(lambda _: "hi") as model, attempt_scope(scope_for_test(sink)):
+            client = client_class(base_url=model.base_url, api_key="none", max_retries=0)
+            asked = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+            answer = await asked if inspect.isawaitable(asked) else asked
+            assert answer.choices[0].message.content == "hi"
+        uninstrument()
+    finally:
+        del client_class.request
+    (span,) = sink.spans
+    assert span.attributes[names.OUTPUT_TOKENS] > 0
+    assert theirs == [client]
+    assert not hasattr(client_class.request, "off")
 
 
 def test_a_stream_under_way_is_recorded_to_its_end() -> None:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
 from threading import RLock
+from types import FunctionType
 from typing import Any
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -50,9 +51,11 @@ class SdkHook:
             if self._wrapped:
                 return
             sync, asynchronous = self._clients
-            self._wrap(sync, "request", partial(_sync_request, sdk=self._sdk))
+            for client in (sync, *_wrapped_by_others(sync)):
+                self._wrap(client, "request", partial(_sync_request, sdk=self._sdk))
             self._wrap(sync, "_process_response", _sync_process_response)
-            self._wrap(asynchronous, "request", partial(_async_request, sdk=self._sdk))
+            for client in (asynchronous, *_wrapped_by_others(asynchronous)):
+                self._wrap(client, "request", partial(_async_request, sdk=self._sdk))
             self._wrap(asynchronous, "_process_response", _async_process_response)
 
     def uninstall(self) -> None:
@@ -99,10 +102,19 @@ _exchange: ContextVar[_Exchange | None] = ContextVar("coterie_exchange", default
 """The call whose ``request`` runs in this context: leads from ``_process_response`` back to it."""
 
 
+def _wrapped_by_others(client: type) -> list[type]:
+    """Client classes below one on which another instrumentor has put a wrapper of ``request``: that holds the SDK's own
+    method, and would lead past the wrapper of the class above.
+    """
+    below: list[type] = client.__subclasses__()
+    found = [one for one in below if "request" in one.__dict__ and type(one.__dict__["request"]) is not FunctionType]
+    return found + [deeper for one in below for deeper in _wrapped_by_others(one)]
+
+
 def _sync_request(original: Callable[..., Any], sdk: _Sdk) -> Callable[..., Any]:
     def request(self: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
         exchange = None if request.off else _begin(sdk, self, options)  # type: ignore[attr-defined]
-        token = _exchange.set(exchange)
+        token = _exchange.set(exchange or _outer(options))
         try:
             result = original(self, cast_to, exchange.options if exchange else options, **kwargs)
         except BaseException as error:
@@ -121,7 +133,7 @@ def _sync_request(original: Callable[..., Any], sdk: _Sdk) -> Callable[..., Any]
 def _async_request(original: Callable[..., Any], sdk: _Sdk) -> Callable[..., Any]:
     async def request(self: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
         exchange = None if request.off else _begin(sdk, self, options)  # type: ignore[attr-defined]
-        token = _exchange.set(exchange)
+        token = _exchange.set(exchange or _outer(options))
         try:
             result = await original(self, cast_to, exchange.options if exchange else options, **kwargs)
         except BaseException as error:
@@ -157,7 +169,7 @@ def _begin(sdk: _Sdk, client: Any, options: Any) -> _Exchange | None:
     """Take up a request that is about to leave; None when it is no LLM call, is not to be recorded, or we fail."""
     try:
         api = api_of(options.method, options.url, sdk.apis)
-        if api is None or not is_instrumentation_enabled():
+        if api is None or not is_instrumentation_enabled() or _outer(options) is not None:
             return None
         body = _body(options, sdk.omit)
         if body is None:
@@ -170,6 +182,12 @@ def _begin(sdk: _Sdk, client: Any, options: Any) -> _Exchange | None:
     except Exception:  # noqa: BLE001 - the call goes on as the user wrote it
         note_fault("An LLM call could not be recorded and goes out as it is")
         return None
+
+
+def _outer(options: Any) -> _Exchange | None:
+    """The exchange that these options are of already, on the way through a second wrapper of ours."""
+    exchange = _exchange.get()
+    return exchange if exchange is not None and exchange.options is options else None
 
 
 def _note_response(arguments: Mapping[str, Any]) -> None:
