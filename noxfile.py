@@ -38,12 +38,6 @@ PLUGINS = {
         "langchain-anthropic",
         "openinference-instrumentation-langchain",
     ],
-    ("langchain", "mixed"): [
-        "langchain==1.2.10",
-        "langgraph==1.1.10",
-        "langchain-core",
-        "langchain-openai",
-    ],
     ("autogen", "oldest"): [
         "autogen-agentchat==0.6.4",
         "autogen-core==0.6.4",
@@ -82,8 +76,8 @@ PLUGINS = {
         OPENAI_2,
     ],
 }
-"""(Framework, version) → what is installed. The oldest are the lower bounds of the extras; ``mixed`` is another pairing
-that users have: a LangGraph newer than its LangChain, AutoGen beside classic AG2; ``all`` has all four frameworks."""
+"""(Framework, version) → what is installed. The oldest are the lower bounds of the extras; ``mixed`` is
+AutoGen beside the last classic AG2; ``all`` has all four frameworks."""
 IMPORTED = {"langchain": "langgraph", "autogen": "autogen_agentchat", "crewai": "crewai", "openai_sdk": "agents"}
 """Framework → the module that must be there, lest its tests be skipped."""
 QUIET = {"CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false", "OTEL_SDK_DISABLED": ""}
