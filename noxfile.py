@@ -114,9 +114,10 @@ def layers(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
-@nox.session(python=TRAIN_PYTHON)
+@nox.session(python=TRAIN_PYTHON, venv_backend="virtualenv")
 def base(session: nox.Session) -> None:
     """What ``pip install coterie`` alone costs: packages, disk, import time and memory, against their limits."""
+    # With pip, since uv compiles nothing at install: the first import would.
     session.install(".")
     session.run("python", "tests/base_install.py")
 
