@@ -179,7 +179,7 @@ def play_cell(session: nox.Session, framework: str, version: str) -> None:
     paths = [conformance_tests(name) for name in frameworks]
     if framework != "all":
         paths += [f"tests/plugins/{framework}"]
-    pytest = ["pytest", *paths, "-m", "not train", *session.posargs]
+    pytest = ["pytest", "-n", "2", *paths, "-m", "not train", *session.posargs]
     session.run(*TIMEOUT, *limit(600), *pytest, external=True, env=QUIET)
     session.run("python", "tests/matrix.py", "cell", framework, version)
 
