@@ -16,6 +16,7 @@ from typing import Any
 
 from coterie import conventions as c
 from coterie.episodes import Edge, EdgeKind, Episode, ToolCall, Turn
+from coterie.foreign.attributes import parsed
 from coterie.foreign.translation import translate
 from coterie.missing import UNKNOWN_AGENT, missing_in
 from coterie.roles import role_of
@@ -160,7 +161,7 @@ def _turn(span: Span, tree: _SpanTree) -> Turn:
         prompt_name=_text(span, c.PROMPT_NAME),
         prompt_version=_whole(span, c.PROMPT_VERSION, None),
         model=_text(span, c.RESPONSE_MODEL) or _text(span, c.REQUEST_MODEL),
-        finish_reason=_first(_parsed(span.attributes.get(c.FINISH_REASONS))),
+        finish_reason=_first(parsed(span.attributes.get(c.FINISH_REASONS))),
         error=error,
         start_ns=span.start_ns,
         end_ns=span.end_ns,
@@ -290,7 +291,7 @@ def _whole(span: Span, name: str, missing: Any) -> Any:
 
 
 def _messages(span: Span, name: str) -> tuple[Mapping[str, JSON], ...]:
-    value = _parsed(span.attributes.get(name))
+    value = parsed(span.attributes.get(name))
     if isinstance(value, str) and value:
         value = [{"role": "user" if name == c.INPUT_MESSAGES else "assistant", "content": value}]
     if isinstance(value, Mapping):
@@ -299,27 +300,17 @@ def _messages(span: Span, name: str) -> tuple[Mapping[str, JSON], ...]:
 
 
 def _integers(span: Span, name: str) -> tuple[int, ...] | None:
-    values = _parsed(span.attributes.get(name))
+    values = parsed(span.attributes.get(name))
     if not isinstance(values, Sequence) or isinstance(values, str):
         return None
     return tuple(values) if all(type(one) is int for one in values) else None
 
 
 def _floats(span: Span, name: str) -> tuple[float, ...] | None:
-    values = _parsed(span.attributes.get(name))
+    values = parsed(span.attributes.get(name))
     if not isinstance(values, Sequence) or isinstance(values, str):
         return None
     return tuple(float(one) for one in values) if all(type(one) in (int, float) for one in values) else None
-
-
-def _parsed(value: JSON) -> JSON:
-    """A value that may have been written as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def _first(value: JSON) -> str | None:

@@ -1,4 +1,4 @@
-"""Wrapping methods that somebody else may have wrapped before."""
+"""Wrapping methods of a class and of those derived from it, which somebody else may have wrapped before."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def as_function(method: Any) -> Callable[..., Any]:
         return method.__get__(self, type(self))(*args, **kwargs)
 
     return bound
+
+
+def derived_from(base: type) -> list[type]:
+    """All classes derived from ``base`` so far, each once."""
+    found: list[type] = [base]
+    for known in found:  # it grows meanwhile
+        derived: list[type] = known.__subclasses__()
+        found += [one for one in derived if one not in found]
+    return found[1:]

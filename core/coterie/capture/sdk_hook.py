@@ -24,7 +24,7 @@ from coterie.capture.faults import note_fault
 from coterie.capture.response_tap import tap
 from coterie.capture.rewrite import endpoint_key
 from coterie.capture.shared_body import SharedBody
-from coterie.wrapping import as_function
+from coterie.wrapping import as_function, derived_from
 
 
 class SdkHook:
@@ -106,9 +106,11 @@ def _wrapped_by_others(client: type) -> list[type]:
     """Client classes below one on which another instrumentor has put a wrapper of ``request``: that holds the SDK's own
     method, and would lead past the wrapper of the class above.
     """
-    below: list[type] = client.__subclasses__()
-    found = [one for one in below if "request" in one.__dict__ and type(one.__dict__["request"]) is not FunctionType]
-    return found + [deeper for one in below for deeper in _wrapped_by_others(one)]
+    return [
+        below
+        for below in derived_from(client)
+        if "request" in below.__dict__ and type(below.__dict__["request"]) is not FunctionType
+    ]
 
 
 def _sync_request(original: Callable[..., Any], sdk: _Sdk) -> Callable[..., Any]:

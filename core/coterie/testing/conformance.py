@@ -231,9 +231,9 @@ class PluginConformance(ABC):
     @pytest.mark.usefixtures("recording")
     def test_the_check_of_attribution_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The negative control: with plain globals in place of ContextVars the same check finds mistakes."""
-        monkeypatch.setattr(announced, "_announced", _PlainGlobal())
-        monkeypatch.setattr(roles, "_acting", _PlainGlobal())
-        monkeypatch.setattr("coterie.scope._scope", _PlainGlobal())
+        monkeypatch.setattr(announced, "_announced", PlainGlobal())
+        monkeypatch.setattr(roles, "_acting", PlainGlobal())
+        monkeypatch.setattr("coterie.scope._scope", PlainGlobal())
         with ScriptedModel(_answer_late) as server:
             sinks = asyncio.run(self._play_many(server, streamed=False, forgiving=True))
             assert _mistakes(server, sinks)
@@ -561,20 +561,23 @@ def _mistakes(server: ScriptedModel, sinks: dict[str, ListSink]) -> list[str]:
     return wrong
 
 
-class _PlainGlobal:
+class PlainGlobal:
     """What a ContextVar must be used instead of."""
 
     def __init__(self) -> None:
         self.value: Any = None
 
     def get(self) -> Any:
+        """The value, whoever set it."""
         return self.value
 
     def set(self, value: Any) -> Any:
+        """Set it for everybody; gives the former value, to reset it by."""
         former, self.value = self.value, value
         return former
 
     def reset(self, token: Any) -> None:
+        """Set a former value again."""
         self.value = token
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from types import ModuleType
 from typing import Any
 from weakref import ref
 
-from coterie.wrapping import as_function
+from coterie.wrapping import as_function, derived_from
 
 Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Makes the replacement of a function."""
@@ -43,7 +43,7 @@ class Wrappers:
 
     def wrap_family(self, root: type, methods: Mapping[str, Make]) -> None:
         """Replace methods in a class and in all its subclasses, those that are defined later included."""
-        for owner in {root, *_subclasses(root)}:
+        for owner in {root, *derived_from(root)}:
             for name, make in methods.items():
                 self.wrap(owner, name, make)
 
@@ -80,10 +80,3 @@ class Wrappers:
             owner = owner_ref()
             if owner is not None and owner.__dict__.get("__init_subclass__") is hook:
                 del owner.__init_subclass__
-
-
-def _subclasses(root: type) -> Iterator[type]:
-    below: list[type] = root.__subclasses__()
-    for subclass in below:
-        yield subclass
-        yield from _subclasses(subclass)

@@ -14,16 +14,17 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from coterie.capture.faults import note_fault
 from coterie.vocabulary import new_id
+from coterie.wrapping import derived_from
 from coterie_crewai import uncaptured
 from coterie_crewai.identity import agent_name, speaker
-from coterie_crewai.patches import known_subclasses, patches
+from coterie_crewai.patches import patches
 
 
 def wrap_custom_llms() -> None:
     """Wrap the classes of LLMs that are known by now and are not CrewAI's. Doing it again adds the new ones."""
     from crewai import BaseLLM
 
-    for owner in known_subclasses(BaseLLM):
+    for owner in (BaseLLM, *derived_from(BaseLLM)):
         if owner.__module__.partition(".")[0] != "crewai":
             patches.instead(owner, "call", _called)
             patches.instead(owner, "acall", _awaited)

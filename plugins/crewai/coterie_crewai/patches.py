@@ -83,15 +83,6 @@ patches = Patches()
 """All that is wrapped in this process."""
 
 
-def known_subclasses(base: type) -> list[type]:
-    """A class and all classes derived from it so far."""
-    found: list[type] = [base]
-    for known in found:
-        subclasses: list[type] = known.__subclasses__()
-        found.extend(one for one in subclasses if one not in found)
-    return found
-
-
 def _running_in(original: Callable[..., Any], begin: Begin) -> Any:
     @wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from coterie.capture.faults import note_fault
 from coterie.structure import end, start_agent, start_workflow
+from coterie.wrapping import derived_from
 from coterie_crewai.custom_llms import wrap_custom_llms
 from coterie_crewai.handoffs import Moves
 from coterie_crewai.identity import (
@@ -28,7 +29,7 @@ from coterie_crewai.identity import (
     identity_of,
     span_around,
 )
-from coterie_crewai.patches import known_subclasses, patches
+from coterie_crewai.patches import patches
 
 
 class Working:
@@ -83,7 +84,7 @@ def wrap_new_classes() -> None:
     from crewai.agents.agent_builder.base_agent import BaseAgent
 
     # A coworker is asked without a task's own method, and so is an agent by hand.
-    for agent_class in known_subclasses(BaseAgent):
+    for agent_class in (BaseAgent, *derived_from(BaseAgent)):
         patches.around(agent_class, "execute_task", _begin_agent)
         patches.around_async(agent_class, "aexecute_task", _begin_agent)
     wrap_custom_llms()

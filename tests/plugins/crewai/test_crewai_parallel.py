@@ -17,6 +17,7 @@ from coterie import announced
 from coterie import conventions as names
 from coterie.scope import attempt_scope
 from coterie.testing import ListSink, Reply, ScriptedModel
+from coterie.testing.conformance import PlainGlobal
 
 pytestmark = pytest.mark.usefixtures("recording")
 
@@ -139,23 +140,6 @@ async def test_every_call_is_attributed_right_in_parallel(serve, streamed):
             ("planner", "right"),
             ("right", "judge"),
         ], team
-
-
-class PlainGlobal:
-    """What a ContextVar must be used instead of."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-
-    def get(self) -> Any:
-        return self.value
-
-    def set(self, value: Any) -> Any:
-        former, self.value = self.value, value
-        return former
-
-    def reset(self, token: Any) -> None:
-        self.value = token
 
 
 async def test_the_check_above_can_fail(serve, monkeypatch):

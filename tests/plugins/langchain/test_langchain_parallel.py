@@ -20,6 +20,7 @@ from coterie import announced, roles
 from coterie import conventions as names
 from coterie.scope import attempt_scope
 from coterie.testing import ListSink, Reply, ScriptedModel
+from coterie.testing.conformance import PlainGlobal
 
 pytestmark = pytest.mark.usefixtures("recording")
 
@@ -132,19 +133,6 @@ async def test_every_call_is_attributed_right_in_parallel(serve):
         assert len({chat.parent_id for chat in chats}) == calls_each
         to_worker, to_judge = ("handoff", "planner", "worker"), ("handoff", "worker", "judge")
         assert edges(sink.spans) == [to_worker] * WORKERS + [to_judge] * WORKERS
-
-
-class PlainGlobal:
-    """What a ContextVar must be used instead of."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-
-    def get(self) -> Any:
-        return self.value
-
-    def set(self, value: Any) -> None:
-        self.value = value
 
 
 async def test_the_check_above_can_fail(serve, monkeypatch):
