@@ -386,3 +386,14 @@ async def test_closing_ends_waiting(open_store: OpenStore) -> None:
     with pytest.raises(StoreError, match="closed"):
         await store.list_tasks()
     await store.close()
+
+
+async def test_a_request_for_work_that_is_repeated_gives_the_same_leases(store: Store) -> None:
+    await queue(store, 4)
+    first = await store.lease("w", limit=3, request_id="r1")
+    assert list(await store.lease("w", limit=3, request_id="r1")) == list(first)
+    assert [lease.attempt.id for lease in first] == ["at-r1-0", "at-r1-1", "at-r1-2"]
+    await store.finish(first[1].attempt.id, AttemptState.SUCCEEDED)
+    assert list(await store.lease("w", limit=3, request_id="r1")) == [first[0], first[2]]
+    assert list(await store.lease("another", limit=3, request_id="r1")) == []
+    assert len(await store.lease("w", limit=3, request_id="r2")) == 1

@@ -49,6 +49,11 @@ class Page(Generic[Item]):
     """Pass it as ``after`` for the next page; None at the end."""
 
 
+def attempt_id_of(request_id: str, number: int) -> str:
+    """The id of the attempt that a call of ``Store.lease`` with this request id made as its ``number``-th, from 0."""
+    return f"at-{request_id}-{number}"
+
+
 class Store(ABC):
     """Tasks, rollouts, attempts, spans, rewards, resources, runs. All methods are safe under concurrency.
 
@@ -106,12 +111,14 @@ class Store(ABC):
         lease_seconds: float = 60.0,
         wait_seconds: float = 0.0,
         run_id: str | None = None,
+        request_id: str | None = None,
     ) -> Sequence[Lease]:
         """Take up to ``limit`` queued rollouts, oldest first, each with a new attempt.
 
         Waits up to ``wait_seconds`` for the first one. Leases that ran out are returned to the queue first (or, with
         no attempt left, declared dead). With ``run_id`` only rollouts of that run are taken. A call that is cancelled
-        takes nothing.
+        takes nothing. A call that is repeated with the same ``request_id``, a fresh one for each call, gives the same
+        leases, as far as they are still held: the ids of their attempts are made of it (``attempt_id_of``).
         """
 
     @abstractmethod

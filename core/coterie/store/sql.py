@@ -104,6 +104,7 @@ class SqlStore(Store):
         lease_seconds: float = 60.0,
         wait_seconds: float = 0.0,
         run_id: str | None = None,
+        request_id: str | None = None,
     ) -> Sequence[Lease]:
         if limit < 1:
             raise StoreError(f"lease: limit is {limit}; it must be 1 or more.")
@@ -111,7 +112,7 @@ class SqlStore(Store):
         give_up_at = time.monotonic() + wait_seconds
         with self._wakeups.waiter() as waiter:
             while True:
-                leases = await self._lease_now(worker, limit, lease_ns, run_id)
+                leases = await self._lease_now(worker, limit, lease_ns, run_id, request_id)
                 left = give_up_at - time.monotonic()
                 if leases or left <= 0:
                     return leases
@@ -266,10 +267,18 @@ class SqlStore(Store):
 
     # Machinery
 
-    async def _lease_now(self, worker: str, limit: int, lease_ns: int, run_id: str | None) -> list[Lease]:
+    async def _lease_now(
+        self, worker: str, limit: int, lease_ns: int, run_id: str | None, request_id: str | None
+    ) -> list[Lease]:
         return await self._write(
             lambda transaction: work.lease(
-                transaction, worker, limit=limit, lease_ns=lease_ns, run_id=run_id, now=self._clock()
+                transaction,
+                worker,
+                limit=limit,
+                lease_ns=lease_ns,
+                run_id=run_id,
+                request_id=request_id,
+                now=self._clock(),
             ),
             # When the caller is gone, nobody would do the work until the lease ran out.
             undo=lambda transaction, leases: work.give_back(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from coterie.errors import LeaseLostError, NotFoundError, StoreError
 from coterie.store import records
-from coterie.store.base import Page
+from coterie.store.base import Page, attempt_id_of
 from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, replace, rows_in
 from coterie.store.tables import ATTEMPTS, RESOURCES, ROLLOUTS, TASKS
 from coterie.store.traces import add_rewards, add_spans
@@ -65,16 +65,25 @@ def enqueue(transaction: Transaction, rollouts: Sequence[Rollout], rows: Sequenc
 
 
 def lease(
-    transaction: Transaction, worker: str, *, limit: int, lease_ns: int, run_id: str | None, now: int
+    transaction: Transaction,
+    worker: str,
+    *,
+    limit: int,
+    lease_ns: int,
+    run_id: str | None,
+    now: int,
+    request_id: str | None = None,
 ) -> list[Lease]:
     """Take queued rollouts, oldest first, after returning leases that ran out."""
     connection = transaction.connection
     expire(transaction, now)
+    if request_id is not None and (before := _leased_before(connection, worker, request_id)) is not None:
+        return before
     queued = _QUEUED if run_id is None else _QUEUED_OF_RUN
     taken = connection.execute(queued, {"run_id": run_id, "limit": limit}).all()
     if not taken:
         return []
-    return _taken(connection, taken, worker, lease_ns=lease_ns, now=now)
+    return _taken(connection, taken, worker, lease_ns=lease_ns, now=now, request_id=request_id)
 
 
 def begin(transaction: Transaction, rollout: Rollout, row: RowValues, worker: str, *, lease_ns: int, now: int) -> Lease:
@@ -204,13 +213,34 @@ def get_attempts(connection: Connection, rollout_ids: Sequence[str]) -> dict[str
     return grouped(connection, _ATTEMPTS_OF_ROLLOUTS, ATTEMPTS.c.rollout_id, rollout_ids, records.attempt_of)
 
 
-def _taken(connection: Connection, queued: Sequence[Any], worker: str, *, lease_ns: int, now: int) -> list[Lease]:
+def _leased_before(connection: Connection, worker: str, request_id: str) -> list[Lease] | None:
+    """What this request was given when it came the first time, as far as it is held; None if this is the first time."""
+    attempts: list[Attempt] = []
+    while row := connection.execute(_ATTEMPT, {"attempt_id": attempt_id_of(request_id, len(attempts))}).first():
+        attempts.append(records.attempt_of(row))
+    if not attempts:
+        return None
+    held = [attempt for attempt in attempts if attempt.state is AttemptState.RUNNING and attempt.worker == worker]
+    rollouts = get_rollouts(connection, [attempt.rollout_id for attempt in held])
+    tasks = get_tasks(connection, [rollout.task_id for rollout in rollouts])
+    return [Lease(*parts) for parts in zip(held, rollouts, tasks, strict=True)]
+
+
+def _taken(
+    connection: Connection,
+    queued: Sequence[Any],
+    worker: str,
+    *,
+    lease_ns: int,
+    now: int,
+    request_id: str | None = None,
+) -> list[Lease]:
     """Begin an attempt at each of these queued rollouts."""
     tasks = get_tasks(connection, [row.task_id for row in queued])
     leases = [
         Lease(
             attempt=Attempt(
-                id=new_id("at"),
+                id=new_id("at") if request_id is None else attempt_id_of(request_id, index),
                 rollout_id=row.id,
                 number=(row.last_number or 0) + 1,
                 worker=worker,
@@ -221,7 +251,7 @@ def _taken(connection: Connection, queued: Sequence[Any], worker: str, *, lease_
             rollout=dataclasses.replace(records.rollout_of(row), state=RolloutState.RUNNING),
             task=task,
         )
-        for row, task in zip(queued, tasks, strict=True)
+        for index, (row, task) in enumerate(zip(queued, tasks, strict=True))
     ]
     connection.execute(_ADD_ATTEMPT, [records.attempt_row(lease.attempt) for lease in leases])
     connection.execute(_SET_RUNNING, [{"rollout_id": row.id} for row in queued])
