@@ -45,19 +45,19 @@ class RolloutState(StrEnum):
     """Where a rollout stands."""
 
     QUEUED = "queued"
-    """Waits for a worker."""
+    """Waits for a worker, or for its time (``available_ns``)."""
     RUNNING = "running"
     """A worker holds an attempt at it under a lease."""
     SUCCEEDED = "succeeded"
     """An attempt ran to its end. Says nothing about the reward."""
     DEAD = "dead"
-    """Every allowed attempt failed; ``reason`` says why."""
+    """The dead letter: every allowed attempt failed; ``reason`` says how the last one did and which limit was hit."""
     CANCELLED = "cancelled"
     """Somebody withdrew it."""
 
     @property
     def terminal(self) -> bool:
-        """True when nothing will change any more."""
+        """True when it has ended: nothing changes it any more, unless somebody asks for it (``Store.requeue``)."""
         return self not in (RolloutState.QUEUED, RolloutState.RUNNING)
 
 
@@ -103,6 +103,19 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What a failed attempt leads to. ``Rollout.max_attempts`` bounds the failures of all causes together."""
+
+    by_cause: Mapping[FailureCause, int] = field(default_factory=dict)
+    """After so many failed attempts of a cause the rollout is dead, though ``max_attempts`` would allow more."""
+    delay_seconds: float = 0.0
+    """How long the second attempt is put off. Each further one is put off ``backoff`` times as long as the one before."""
+    backoff: float = 2.0
+    max_delay_seconds: float = 300.0
+    """No attempt is put off longer than this."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One request to run the team on a task."""
 
@@ -120,7 +133,11 @@ class Rollout:
     sampling: Mapping[str, JSON] = field(default_factory=dict)
     """Sampling parameters that override the endpoint's, such as ``{"temperature": 0}``."""
     max_attempts: int = 1
+    """After so many failed attempts it is dead. One that was given back unharmed is not failed."""
     deadline_seconds: float | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    available_ns: int | None = None
+    """Not leased before this time: it is scheduled, or put off by its retry policy. None once it is leased."""
     state: RolloutState = RolloutState.QUEUED
     reason: str | None = None
     """Why it is dead or cancelled, in a sentence."""
