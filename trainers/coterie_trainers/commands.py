@@ -147,7 +147,8 @@ def _train_and_report(
 
     if not app.rpartition(":")[0].endswith(".py"):
         sys.path.append(str(Path.cwd()))  # a module beside the user, which a console script does not see by itself
-    load_team(app, folder=folder)  # the cheapest check comes first; it is not loaded twice
+    if settings.runner.where == "here":
+        load_team(app, folder=folder)  # the cheapest check comes first; it is not loaded twice
     _require_training_stack()
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.resolve().parent}.")

@@ -120,9 +120,14 @@ class Evaluation(Section):
 class Runner(Section):
     """How the team runs."""
 
+    where: Literal["here", "elsewhere"] = "here"
+    """``elsewhere`` leaves the rollouts to ``coterie run`` on any machine that reaches the store."""
     concurrency: PositiveInt = 32
+    """Attempts at once, here."""
     deadline_seconds: PositiveFloat = 60.0
     max_attempts: PositiveInt = 1
+    patience_seconds: PositiveFloat = 30.0
+    """Elsewhere: how long rollouts may wait without a runner before a warning."""
 
 
 class LocalBackend(Section):
@@ -172,4 +177,10 @@ class TrainConfig(Section):
             for role in policy.roles:
                 if player.setdefault(role, name) != name:
                     raise ValueError(f"policies: the role {role!r} is played by {player[role]!r} and by {name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_store_that_others_reach(self) -> Self:
+        if self.runner.where == "elsewhere" and self.store is None:
+            raise ValueError("runner.where is 'elsewhere', so the store must be one that runners reach: set store: URL")
         return self

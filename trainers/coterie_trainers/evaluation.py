@@ -22,10 +22,11 @@ CHUNK = 64
 class Evaluator:
     """Makes evaluation rollouts of one run."""
 
-    def __init__(self, store: Store, run_id: str, progress: Progress) -> None:
+    def __init__(self, store: Store, run_id: str, progress: Progress, *, deadline_seconds: float | None = None) -> None:
         self.store = store
         self.run_id = run_id
         self.progress = progress
+        self.deadline_seconds = deadline_seconds
 
     async def measure_test(
         self, evaluation: str, tasks: Sequence[Task], pinned: Mapping[str, int], *, samples: int
@@ -67,6 +68,7 @@ class Evaluator:
                 step=step,
                 resources=pinned,
                 sampling=sampling or {},
+                deadline_seconds=self.deadline_seconds,
                 metadata=metadata or {},
             )
             for task in tasks

@@ -24,7 +24,6 @@ from coterie.assembly import load_episodes
 from coterie.errors import ConfigError, NothingToTrainError
 from coterie.interfaces import Backend
 from coterie.roles import set_role_map
-from coterie.runner import Runner
 from coterie.store.base import Store
 from coterie.vocabulary import (
     Decision,
@@ -50,6 +49,7 @@ from coterie_trainers.draws import draw_tasks
 from coterie_trainers.evaluation import Evaluator, team_success
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
+from coterie_trainers.runners import runner_here, runners_elsewhere
 from coterie_trainers.team import load_team
 from coterie_trainers.workspace import Workspace
 
@@ -78,7 +78,8 @@ async def train(
         BackendError: a model server or trainer failed.
         NothingToTrainError: too many steps in a row had no usable group.
     """
-    function = load_team(app_spec, folder=folder)
+    # Runners elsewhere have the team's frameworks; this machine may lack them.
+    function = load_team(app_spec, folder=folder) if config.runner.where == "here" else None
     estimate = advantages.check(config.credit.advantage)
     with Workspace(work) as workspace:
         if fresh:
@@ -98,12 +99,12 @@ async def train(
             backend = make_backend(config, workspace, folder)
             loop = _Loop(config, run, store, backend, workspace, progress, splits, estimate)
             try:
-                async with Runner(
-                    store,
-                    function,
-                    concurrency=config.runner.concurrency,
-                    deadline_seconds=config.runner.deadline_seconds,
-                    run_id=run.id,
+                async with (
+                    runner_here(store, function, run, config.runner)
+                    if function is not None
+                    else runners_elsewhere(
+                        store, run, config.runner, app=app_spec, url=str(config.store), progress=progress
+                    )
                 ):
                     return await loop.run(resumed)
             except (asyncio.CancelledError, KeyboardInterrupt):
@@ -140,7 +141,7 @@ class _Loop:
         self.estimate = estimate
         self.pinned: dict[str, int] = {}
         self.endpoints: dict[str, Endpoint] = {}
-        self.evaluator = Evaluator(store, run.id, progress)
+        self.evaluator = Evaluator(store, run.id, progress, deadline_seconds=config.runner.deadline_seconds)
         self.session = new_id("s")
 
     async def run(self, resumed: bool) -> Run:
@@ -236,6 +237,7 @@ class _Loop:
                 step=step,
                 resources=self.pinned,
                 max_attempts=config.runner.max_attempts,
+                deadline_seconds=config.runner.deadline_seconds,
                 metadata={"session": self.session},
             )
             for task in tasks
