@@ -122,12 +122,13 @@ def base(session: nox.Session) -> None:
     session.run("python", "tests/base_install.py")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=[PYTHONS[0], PYTHONS[-1]])
 def tests(session: nox.Session) -> None:
-    """The tests that need no training stack; those of plugins are in the matrix."""
+    """The tests that need no training stack, on the oldest and the newest Python; those of plugins are in the matrix."""
     session.install("-e", ".[langchain,train]", "langchain", "langchain-openai", *group("test"), *group("sdks"))
     ignored = ["--ignore=tests/plugins", *(f"--ignore={conformance_tests(name)}" for name in IMPORTED)]
-    session.run(*TIMEOUT, *limit(900), "pytest", "-m", "not train", *ignored, *session.posargs, external=True)
+    pytest = ["pytest", "-n", "2", "-m", "not train", *ignored, *session.posargs]
+    session.run(*TIMEOUT, *limit(900), *pytest, external=True)
 
 
 @nox.session(python=PYTHONS[0])
