@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Mapping
 from threading import Lock
@@ -14,15 +13,15 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall, announced_call
 from coterie.capture.answers import Answer, read_answer
-from coterie.capture.anthropic_messages import chat_messages
 from coterie.capture.api import Api
+from coterie.capture.attributes import answer_attributes, request_attributes
 from coterie.capture.content import ContentRules, content_rules
 from coterie.capture.faults import note_fault
-from coterie.capture.rewrite import LENGTH_LIMITS, with_endpoint, with_prompt, with_sampling
+from coterie.capture.rewrite import with_endpoint, with_prompt, with_sampling
 from coterie.roles import Acting, Identity, child_identity, current_acting
 from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
 from coterie.spans import set_tokens, tracer
-from coterie.vocabulary import JSON, Endpoint, Mode
+from coterie.vocabulary import Endpoint, Mode
 
 ERROR_MESSAGE_LIMIT = 2000
 """Characters of an error's message that a span keeps."""
@@ -159,7 +158,6 @@ class LLMCall:
         return changed
 
     def _request_attributes(self, provider: str) -> dict[str, Any]:
-        body = self.body
         attributes = {
             names.OPERATION: names.CHAT,
             names.AGENT_NAME: self.identity.agent,
@@ -168,19 +166,13 @@ class LLMCall:
             names.CALL_ID: self.id,
             names.PROVIDER: provider,
             names.TURN: self._turn,
-            names.REQUEST_MODEL: body.get("model"),
-            **_sampling_attributes(body),
-            names.REQUEST_STREAM: bool(body.get("stream")),
+            **request_attributes(self.api, self.body, self._rules),
         }
         if self.endpoint is not None:
             attributes[names.POLICY_NAME] = self.endpoint.policy
         if self.prompt is not None:
             attributes[names.PROMPT_NAME] = self.prompt.name
             attributes[names.PROMPT_VERSION] = self.prompt.version
-        if self._rules.capture_content:
-            attributes[names.INPUT_MESSAGES] = self._rules.json_text(_input_messages(self.api, body))
-            if body.get("tools"):
-                attributes[names.TOOL_DEFINITIONS] = self._rules.json_text(body["tools"])
         return {name: value for name, value in attributes.items() if value is not None}
 
     def _record(self, answer: Answer) -> None:
@@ -189,20 +181,11 @@ class LLMCall:
             set_tokens(self._span, answer.prompt_ids, answer.response_ids, answer.logprobs)
 
     def _answer_attributes(self, answer: Answer) -> dict[str, Any]:
-        prompt_ids, response_ids = answer.prompt_ids, answer.response_ids
-        attributes: dict[str, Any] = {
-            names.RESPONSE_ID: answer.id,
-            names.RESPONSE_MODEL: answer.model,
-            names.FINISH_REASONS: list(answer.finish_reasons) or None,
-            names.INPUT_TOKENS: len(prompt_ids) if answer.input_tokens is None and prompt_ids else answer.input_tokens,
-            names.OUTPUT_TOKENS: (
-                len(response_ids) if answer.output_tokens is None and response_ids else answer.output_tokens
-            ),
+        attributes = {
+            **answer_attributes(answer, self._rules),
             names.POLICY_VERSION: self._policy_version,
             names.CALL_TRIES: self._tries,
         }
-        if self._rules.capture_content and answer.messages:
-            attributes[names.OUTPUT_MESSAGES] = self._rules.json_text(answer.messages)
         return {name: value for name, value in attributes.items() if value is not None}
 
     def _summary(self, answer: Answer) -> CallSummary:
@@ -234,36 +217,6 @@ def _acting_in(announced: AnnouncedCall | None) -> Acting:
     if announced is not None:
         return Acting(announced.identity, announced.parent)
     return current_acting() or Acting(child_identity("agent"))
-
-
-def _sampling_attributes(body: Mapping[str, Any]) -> dict[str, Any]:
-    stop = body.get("stop") or body.get("stop_sequences")
-    return {
-        names.REQUEST_TEMPERATURE: body.get("temperature"),
-        names.REQUEST_TOP_P: body.get("top_p"),
-        names.REQUEST_TOP_K: body.get("top_k"),
-        names.REQUEST_SEED: body.get("seed"),
-        names.REQUEST_MAX_TOKENS: next((body[name] for name in LENGTH_LIMITS if body.get(name) is not None), None),
-        names.REQUEST_FREQUENCY_PENALTY: body.get("frequency_penalty"),
-        names.REQUEST_PRESENCE_PENALTY: body.get("presence_penalty"),
-        names.REQUEST_STOP_SEQUENCES: [stop] if isinstance(stop, str) else stop and list(map(str, stop)),
-        names.REQUEST_CHOICE_COUNT: body.get("n") if body.get("n") != 1 else None,
-    }
-
-
-def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:
-    """What was sent, as a list of messages."""
-    if api is Api.CHAT:
-        return body.get("messages") or []
-    if api is Api.MESSAGES:
-        return chat_messages(body)
-    given = body.get("input" if api is Api.RESPONSES else "prompt")
-    messages = list(given) if api is Api.RESPONSES and isinstance(given, list | tuple) else []
-    if not messages:
-        messages = [{"role": "user", "content": given if isinstance(given, str) else json.dumps(given)}]
-    if api is Api.RESPONSES and body.get("instructions") is not None:
-        messages.insert(0, {"role": "system", "content": body["instructions"]})
-    return messages
 
 
 def _tries(request: Any) -> int:

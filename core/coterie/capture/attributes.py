@@ -1,0 +1,70 @@
+"""What a span says of a request and of its answer: the same whether the call was seen in its program or on its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from coterie import conventions as names
+from coterie.capture.answers import Answer
+from coterie.capture.anthropic_messages import chat_messages
+from coterie.capture.api import Api
+from coterie.capture.content import ContentRules
+from coterie.capture.rewrite import LENGTH_LIMITS
+from coterie.vocabulary import JSON
+
+
+def request_attributes(api: Api, body: Mapping[str, Any], rules: ContentRules) -> dict[str, Any]:
+    """What was asked: model, sampling parameters, and, if the rules allow it, messages and tools."""
+    stop = body.get("stop") or body.get("stop_sequences")
+    attributes = {
+        names.REQUEST_MODEL: body.get("model"),
+        names.REQUEST_TEMPERATURE: body.get("temperature"),
+        names.REQUEST_TOP_P: body.get("top_p"),
+        names.REQUEST_TOP_K: body.get("top_k"),
+        names.REQUEST_SEED: body.get("seed"),
+        names.REQUEST_MAX_TOKENS: next((body[name] for name in LENGTH_LIMITS if body.get(name) is not None), None),
+        names.REQUEST_FREQUENCY_PENALTY: body.get("frequency_penalty"),
+        names.REQUEST_PRESENCE_PENALTY: body.get("presence_penalty"),
+        names.REQUEST_STOP_SEQUENCES: [stop] if isinstance(stop, str) else stop and list(map(str, stop)),
+        names.REQUEST_CHOICE_COUNT: body.get("n") if body.get("n") != 1 else None,
+        names.REQUEST_STREAM: bool(body.get("stream")),
+    }
+    if rules.capture_content:
+        attributes[names.INPUT_MESSAGES] = rules.json_text(_input_messages(api, body))
+        if body.get("tools"):
+            attributes[names.TOOL_DEFINITIONS] = rules.json_text(body["tools"])
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def answer_attributes(answer: Answer, rules: ContentRules) -> dict[str, Any]:
+    """What came back, without its token ids: those need a place where lists of thousands cost nothing."""
+    prompt_ids, response_ids = answer.prompt_ids, answer.response_ids
+    attributes: dict[str, Any] = {
+        names.RESPONSE_ID: answer.id,
+        names.RESPONSE_MODEL: answer.model,
+        names.FINISH_REASONS: list(answer.finish_reasons) or None,
+        names.INPUT_TOKENS: len(prompt_ids) if answer.input_tokens is None and prompt_ids else answer.input_tokens,
+        names.OUTPUT_TOKENS: (
+            len(response_ids) if answer.output_tokens is None and response_ids else answer.output_tokens
+        ),
+    }
+    if rules.capture_content and answer.messages:
+        attributes[names.OUTPUT_MESSAGES] = rules.json_text(answer.messages)
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:
+    """What was sent, as a list of messages."""
+    if api is Api.CHAT:
+        return body.get("messages") or []
+    if api is Api.MESSAGES:
+        return chat_messages(body)
+    given = body.get("input" if api is Api.RESPONSES else "prompt")
+    messages = list(given) if api is Api.RESPONSES and isinstance(given, list | tuple) else []
+    if not messages:
+        messages = [{"role": "user", "content": given if isinstance(given, str) else json.dumps(given)}]
+    if api is Api.RESPONSES and body.get("instructions") is not None:
+        messages.insert(0, {"role": "system", "content": body["instructions"]})
+    return messages
