@@ -1,28 +1,35 @@
-"""Attempts under way: each is played, its lease kept, its spans written meanwhile, its end written for good."""
+"""Attempts under way: each is played, its lease kept, its spans written meanwhile, its end written for good.
+
+While the store is away attempts go on. Their ends are tried until the store takes them, or says that the lease was
+lost meanwhile: leases run out by the store's clock alone, so the runner asks, and does not judge by its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.errors import CoterieError, LeaseLostError, NotFoundError, StoreUnavailableError
-from coterie.runner.pins import Pins
-from coterie.runner.playing import Assignment, Interruption, Outcome, Player
-from coterie.runner.sink import AttemptSink
+from coterie.runner.pins import Pinned, Pins
+from coterie.runner.playing import Assignment, Interruption, Outcome, Player, cut_off
+from coterie.runner.reach import Pauses, Reach
+from coterie.runner.sink import MEMORY_BYTES, AttemptSink, Backlog
 from coterie.runner.trainability import why_untrainable
+from coterie.runner.writing import Writing
 from coterie.store.base import Store
 from coterie.vocabulary import AttemptState, FailureCause, Lease, Mode
 
 _log = logging.getLogger("coterie.runner")
 
 FLUSH_SECONDS = 5.0
-"""How often spans and rewards of attempts that still run are written."""
-FINISH_TRIES = 8
-"""How often the end of an attempt is written before its result is given up, over about 20 seconds."""
+"""How often spans and rewards of attempts that still run are written, unless a full portion waits earlier."""
+AWAY_SECONDS = 2.0
+"""How often a heartbeat is tried while the store is away: when it is back, leases may be about to run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,23 @@ class RunnerStatistics:
     untrainable: int = 0
     """Attempts of mode train that succeeded without a trainable call."""
     unwritten: int = 0
-    """Attempts whose end the store did not take: lost leases, and a store that failed."""
+    """Attempts whose end the store did not take: lost leases, and a store that stayed away."""
+    refused: int = 0
+    """Spans and rewards that the store refused for good; their attempts failed."""
+    spilled: int = 0
+    """Spans and rewards that waited on disk for a time, because the store took less than was recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one attempt ended, for who watches a runner."""
+
+    lease: Lease
+    outcome: Outcome
+    seconds: float
+    """From its lease to its end."""
+    written: bool
+    """False if the store did not take its end."""
 
 
 class Attempts:
@@ -53,6 +76,10 @@ class Attempts:
         lease_seconds: After so long without a heartbeat another worker may take them.
         deadline_seconds: How long one may take, unless its rollout says otherwise; None means for ever.
         flush_seconds: How often what they recorded is written while they run.
+        patience_seconds: How long an attempt waits for a store that is away, to begin or to end; None means until it is
+            back.
+        memory_bytes: How much of what they recorded may wait in memory; the rest waits on disk.
+        on_end: Called at the end of each.
     """
 
     def __init__(
@@ -63,15 +90,23 @@ class Attempts:
         lease_seconds: float = 60.0,
         deadline_seconds: float | None = None,
         flush_seconds: float = FLUSH_SECONDS,
+        patience_seconds: float | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        on_end: Callable[[Ended], None] | None = None,
     ) -> None:
         self.store = store
         self.name = name
         self.lease_seconds = lease_seconds
         self.deadline_seconds = deadline_seconds
         self.flush_seconds = flush_seconds
-        self.slot_free = asyncio.Event()
-        """Set whenever an attempt has ended."""
+        self.patience_seconds = patience_seconds
+        self.reach = Reach()
+        self.room = asyncio.Event()
+        """Set whenever an attempt has ended, or waiting spans were written."""
+        self._on_end = on_end
         self._pins = Pins(store)
+        self._backlog = Backlog(memory_bytes=memory_bytes)
+        self._writing = Writing(store, self.reach)
         self._statistics = RunnerStatistics()
         self._running: dict[str, _Running] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -83,7 +118,17 @@ class Attempts:
     @property
     def statistics(self) -> RunnerStatistics:
         """What has been done so far."""
-        return self._statistics
+        return replace(self._statistics, spilled=self._backlog.spilled)
+
+    @property
+    def waiting(self) -> int:
+        """Spans and rewards that are not written yet."""
+        return self._backlog.waiting
+
+    @property
+    def behind(self) -> bool:
+        """True while the store takes less than the attempts record: then there should be no more of them."""
+        return self._backlog.behind
 
     def start(self) -> None:
         """Send heartbeats and write spans from now on."""
@@ -96,27 +141,17 @@ class Attempts:
         """Play a leased attempt to its end. The task ends when the end is written, with False if the store did not
         take it; it raises nothing.
         """
-        running = _Running(lease, player)
+        running = _Running(lease, player, self._backlog.open())
         self._running[lease.attempt.id] = running
         self._count(leased=1)
         running.task = asyncio.create_task(self._attempt(running), name=f"attempt {lease.attempt.id}")
         return running.task
 
-    async def flush(self) -> None:
-        """Write what the attempts that run have recorded so far."""
-        waiting = [running.sink.waiting() for running in self._running.values() if not running.ending]
-        spans = [span for one in waiting for span in one.spans]
-        rewards = [reward for one in waiting for reward in one.rewards]
-        try:
-            if spans:
-                await self.store.add_spans(spans)
-            if rewards:
-                await self.store.add_rewards(rewards)
-        except Exception as error:  # noqa: BLE001 - they stay in the sinks, and go with the end of the attempt
-            _log.warning("%d spans, %d rewards could not be written yet: %s", len(spans), len(rewards), one_line(error))
-            return
-        for one in waiting:
-            one.written()
+    async def flush(self) -> bool:
+        """Write what the attempts that run have recorded so far; False if the store did not take it."""
+        written = await self._writing.flush([running.sink for running in self._running.values() if not running.ending])
+        self.room.set()
+        return written
 
     async def drain(self) -> None:
         """Wait until the attempts that run have ended."""
@@ -130,6 +165,11 @@ class Attempts:
 
     async def stop(self) -> None:
         """Leave no task behind. Safe to call twice."""
+        if self._running:
+            _log.error(
+                "%d attempts were left without an end; their rollouts go back into the queue when their leases run out.",
+                len(self._running),
+            )
         left = [*self._background, *(running.task for running in self._running.values())]
         for task in left:
             task.cancel()
@@ -138,25 +178,31 @@ class Attempts:
     # One attempt
 
     async def _attempt(self, running: _Running) -> bool:
-        lease, sink = running.lease, running.sink
+        lease, written = running.lease, False
         try:
             outcome = await self._outcome(running)
             warnings = self._warnings(running, outcome)
             running.ending = True
-            return await self._finish(lease, outcome, warnings, sink)
+            outcome, written = await self._finish(running, outcome, warnings)
+            if self._on_end is not None:
+                self._on_end(Ended(lease, outcome, time.monotonic() - running.began, written))
         except Exception:  # noqa: BLE001 - whatever was not foreseen must not end silently
             _log.exception("Attempt %s could not be ended; its lease will run out.", lease.attempt.id)
-            self._count(unwritten=1)
-            return False
         finally:
+            if not written:
+                self._count(unwritten=1)
+            self._backlog.close(running.sink)
             del self._running[lease.attempt.id]
-            self.slot_free.set()
+            self.room.set()
+        return written
 
     async def _outcome(self, running: _Running) -> Outcome:
         rollout, task = running.lease.rollout, running.lease.task
         try:
-            pinned = await self._pins.resolve(rollout)
+            pinned = await self._pinned(running)
         except CoterieError as error:
+            if running.interrupted.done():
+                return cut_off(running.interrupted, None, "had not begun")
             # Another try finds the same resources, but a store may be back.
             retry = isinstance(error, StoreUnavailableError)
             return Outcome(AttemptState.FAILED, FailureCause.ERROR, str(error), retry=retry)
@@ -172,6 +218,17 @@ class Attempts:
         )
         deadline = rollout.deadline_seconds if rollout.deadline_seconds is not None else self.deadline_seconds
         return await running.player.play(assignment, running.sink, deadline, running.interrupted)
+
+    async def _pinned(self, running: _Running) -> Pinned:
+        pauses = Pauses(self.reach)
+        while True:
+            try:
+                return await self._pins.resolve(running.lease.rollout)
+            except StoreUnavailableError as error:
+                self.reach.failed(error)
+                if running.interrupted.done() or self._patience_ends(running.began):
+                    raise
+                await pauses.take()
 
     def _warnings(self, running: _Running, outcome: Outcome) -> Sequence[str]:
         warnings = []
@@ -191,80 +248,91 @@ class Attempts:
                 )
         return warnings
 
-    async def _finish(self, lease: Lease, outcome: Outcome, warnings: Sequence[str], sink: AttemptSink) -> bool:
-        spans, rewards = sink.close()
-        pause = 0.1
-        for tries_left in reversed(range(FINISH_TRIES)):
+    async def _finish(self, running: _Running, outcome: Outcome, warnings: Sequence[str]) -> tuple[Outcome, bool]:
+        """Write the end until the store takes it; gives what was written, and False if the lease was lost."""
+        attempt_id, sink = running.lease.attempt.id, running.sink
+        pauses, began = Pauses(self.reach), time.monotonic()
+        while True:
             try:
-                await self.store.finish(
-                    lease.attempt.id,
-                    outcome.state,
-                    cause=outcome.cause,
-                    error=outcome.error,
-                    warnings=warnings,
-                    spans=spans,
-                    rewards=rewards,
-                    retry=outcome.retry,
-                )
-            except LeaseLostError as error:
-                _log.info("%s", error)
-                self._count(unwritten=1)
-                return False
+                last = await self._writing.all_but_last(sink)
+                outcome = _complete(outcome, sink)
+                try:
+                    await self.store.finish(
+                        attempt_id,
+                        outcome.state,
+                        cause=outcome.cause,
+                        error=outcome.error,
+                        warnings=warnings,
+                        spans=last.spans,
+                        rewards=last.rewards,
+                        retry=outcome.retry,
+                    )
+                except (LeaseLostError, StoreUnavailableError):
+                    raise
+                except CoterieError:
+                    if not last.items:
+                        raise
+                    await self._writing.sort_out(last)
+                    continue
             except StoreUnavailableError as error:
-                if not tries_left:
+                self.reach.failed(error)
+                if self._patience_ends(began):
                     raise
-                _log.warning("Attempt %s could not be ended yet: %s", lease.attempt.id, one_line(error))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 10.0)
-            except NotFoundError:
-                raise
-            except CoterieError as error:
-                if not (spans or rewards):
-                    raise
-                # The store refuses a span or reward. The attempt ends all the same, and says what it lost.
-                lost = f"{len(spans)} spans and {len(rewards)} rewards could not be stored: {error}"
-                _log.error("Attempt %s: %s", lease.attempt.id, lost)
-                outcome = Outcome(AttemptState.FAILED, FailureCause.ERROR, lost)
-                spans, rewards = (), ()
+                await pauses.take()
+            except (LeaseLostError, NotFoundError) as error:
+                _log.warning("The result of attempt %s is dropped: %s", attempt_id, error)
+                return outcome, False
             else:
-                ended = {AttemptState.SUCCEEDED: "succeeded", AttemptState.FAILED: "failed"}
-                self._count(
-                    **{ended.get(outcome.state, "cancelled"): 1}, deadline=outcome.cause is FailureCause.DEADLINE
-                )
-                return True
-        raise AssertionError("the last try either returns or raises")
+                break
+        self.reach.answered()
+        ended = {AttemptState.SUCCEEDED: "succeeded", AttemptState.FAILED: "failed"}.get(outcome.state, "cancelled")
+        self._count(**{ended: 1}, deadline=outcome.cause is FailureCause.DEADLINE, refused=sink.refused)
+        return outcome, True
+
+    def _patience_ends(self, began: float) -> bool:
+        return self.patience_seconds is not None and time.monotonic() - began >= self.patience_seconds
 
     # What goes on meanwhile
 
     async def _send_heartbeats(self) -> None:
         interval = self.lease_seconds / 3
         while True:
+            pause = interval if self.reach.away_seconds is None else min(interval, AWAY_SECONDS)
             before = time.monotonic()
-            await asyncio.sleep(interval)
-            late = time.monotonic() - before - interval
-            if late > interval:
-                self._tell(
-                    "blocked",
-                    f"The event loop was blocked for {late:.0f} s, so heartbeats and deadlines came late. If the "
-                    f"rollout function {self.name!r} is an 'async def' that blocks, make it a plain 'def', "
-                    "or use isolation='process'.",
-                )
-            ids = [id_ for id_, running in self._running.items() if not running.ending]
+            await self.reach.pause(pause)
+            self._tell_if_blocked(time.monotonic() - before - pause, interval)
+            # The end of an attempt may have to wait for the store, and its lease must hold until then.
+            ids = list(self._running)
             if not ids:
                 continue
             try:
-                held = await self.store.heartbeat(ids, lease_seconds=self.lease_seconds)
+                async with asyncio.timeout(max(interval, 1.0)):
+                    held = await self.store.heartbeat(ids, lease_seconds=self.lease_seconds)
             except Exception as error:  # noqa: BLE001 - the next heartbeat may succeed
-                _log.warning("A heartbeat for %d attempts failed: %s", len(ids), one_line(error))
+                self.reach.failed(error)
                 continue
+            self.reach.answered()
             for id_ in set(ids).difference(held):
                 if id_ in self._running:
                     self._running[id_].interrupt(Interruption.LOST)
 
+    def _tell_if_blocked(self, late: float, interval: float) -> None:
+        if late > interval:
+            self._tell(
+                "blocked",
+                f"The event loop was blocked for {late:.0f} s, so heartbeats and deadlines came late. If the "
+                f"rollout function {self.name!r} is an 'async def' that blocks, make it a plain 'def', "
+                "or use isolation='process'.",
+            )
+
     async def _flush_regularly(self) -> None:
         while True:
-            await asyncio.sleep(self.flush_seconds)
-            await self.flush()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.flush_seconds):
+                    await self._backlog.much.wait()
+            self._backlog.much.clear()
+            if not await self.flush():
+                await self.reach.pause(AWAY_SECONDS)
 
     def _count(self, **more: int) -> None:
         now = self._statistics
@@ -282,20 +350,24 @@ class _Running:
 
     lease: Lease
     player: Player
-    sink: AttemptSink = field(default_factory=AttemptSink)
+    sink: AttemptSink
+    began: float = field(default_factory=time.monotonic)
     interrupted: asyncio.Future[Interruption] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     task: asyncio.Task[bool] = field(init=False)
     endpoints: Sequence[Any] = ()
     ending: bool = False
-    """True once its result is being written: from then on the lease may not be held any more."""
+    """True once its result is being written: from then on nothing interrupts it."""
 
     def interrupt(self, why: Interruption) -> None:
         if not self.interrupted.done():
             self.interrupted.set_result(why)
 
 
-def one_line(error: BaseException) -> str:
-    """The type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+def _complete(outcome: Outcome, sink: AttemptSink) -> Outcome:
+    """The outcome, or that the attempt failed because not all of what it recorded could be kept."""
+    if not sink.refused or outcome.state is not AttemptState.SUCCEEDED:
+        return outcome
+    lost = f"{sink.refused} of its spans and rewards could not be stored: {sink.refusal}"
+    return Outcome(AttemptState.FAILED, FailureCause.ERROR, lost, abandoned=outcome.abandoned)

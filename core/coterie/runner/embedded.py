@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
@@ -13,16 +14,17 @@ from typing import Any, Self
 from coterie.capture.switch import instrument, instrumented, uninstrument
 from coterie.errors import ConfigError
 from coterie.rollouts import RolloutFunction
-from coterie.runner.attempts import Attempts, RunnerStatistics, one_line
+from coterie.runner.attempts import Attempts, Ended, RunnerStatistics
 from coterie.runner.playing import InProcess, Player
 from coterie.runner.processes import ProcessPool
+from coterie.runner.reach import Pauses
 from coterie.store.base import Store
 from coterie.vocabulary import new_id
 
-_log = logging.getLogger("coterie.runner")
-
 LEASE_WAIT_SECONDS = 60.0
 """How long one request for work waits for it."""
+STOP_SECONDS = 30.0
+"""How long the ends of stopped attempts are tried; then their leases must run out."""
 
 
 class Isolation(StrEnum):
@@ -52,6 +54,8 @@ class Runner:
         processes: How many worker processes with ``isolation="process"``; it limits ``concurrency``.
         run_id: Take only rollouts of this run.
         grace_seconds: How long a cancelled async function may take to clean up.
+        idle_seconds: Take no more work after there was none for so long and nothing runs; None means to wait for ever.
+        on_end: Called at the end of each attempt.
 
     Raises:
         ConfigError: an argument is out of its range, or the function cannot be found by a worker process.
@@ -70,8 +74,11 @@ class Runner:
         processes: int | None = None,
         run_id: str | None = None,
         grace_seconds: float = 5.0,
+        idle_seconds: float | None = None,
+        on_end: Callable[[Ended], None] | None = None,
     ) -> None:
         _check(concurrency=concurrency, lease_seconds=lease_seconds, grace_seconds=grace_seconds)
+        _check(idle_seconds=0 if idle_seconds is None else idle_seconds)
         _check(processes=1 if processes is None else processes)
         _check(deadline_seconds=1 if deadline_seconds is None else deadline_seconds)
         if isolation not in list(Isolation):
@@ -84,6 +91,7 @@ class Runner:
         self.deadline_seconds = deadline_seconds
         self.lease_seconds = lease_seconds
         self.run_id = run_id
+        self.idle_seconds = idle_seconds
         self._player: Player
         if isolation == Isolation.PROCESS:
             self.concurrency = min(concurrency, processes or max(4, os.cpu_count() or 1))
@@ -92,7 +100,7 @@ class Runner:
             self.concurrency = concurrency
             self._player = InProcess(function, grace_seconds=grace_seconds)
         self._attempts = Attempts(
-            store, name=function.name, lease_seconds=lease_seconds, deadline_seconds=deadline_seconds
+            store, name=function.name, lease_seconds=lease_seconds, deadline_seconds=deadline_seconds, on_end=on_end
         )
         self._leasing: asyncio.Task[None] | None = None
         self._instrumented = False
@@ -101,6 +109,21 @@ class Runner:
     def statistics(self) -> RunnerStatistics:
         """What it has done so far."""
         return self._attempts.statistics
+
+    @property
+    def running(self) -> int:
+        """How many attempts run now."""
+        return len(self._attempts)
+
+    @property
+    def waiting(self) -> int:
+        """How many spans and rewards of running attempts are not written yet."""
+        return self._attempts.waiting
+
+    @property
+    def away_seconds(self) -> float | None:
+        """For how long the store has been away; None while it answers."""
+        return self._attempts.reach.away_seconds
 
     async def __aenter__(self) -> Self:
         if self._leasing is not None:
@@ -117,17 +140,27 @@ class Runner:
     ) -> None:
         await self.stop()
 
+    async def idle(self) -> None:
+        """Wait until there was no work for ``idle_seconds``."""
+        if self._leasing is not None:
+            await asyncio.wait({self._leasing})
+
     async def drain(self) -> None:
         """Take no more work, and wait until the attempts that run have ended."""
         await self._stop_leasing()
         await self._attempts.drain()
 
-    async def stop(self) -> None:
-        """End the attempts that run, give their rollouts back to the queue, leave no task behind. Safe to call twice."""
+    async def stop(self, *, within_seconds: float = STOP_SECONDS) -> None:
+        """End the attempts that run, give their rollouts back to the queue, leave no task behind. Safe to call twice.
+
+        What the store does not take ``within_seconds``, because it is away, is left to the leases.
+        """
         try:
             await self._stop_leasing()
             self._attempts.interrupt()
-            await self.drain()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_seconds):
+                    await self._attempts.drain()
         finally:
             await self._attempts.stop()
             await self._player.close()
@@ -138,27 +171,38 @@ class Runner:
     # Work comes in
 
     async def _lease_work(self) -> None:
-        pause = 0.1
+        attempts = self._attempts
+        pauses = Pauses(attempts.reach)
         while True:
-            while len(self._attempts) >= self.concurrency:
-                self._attempts.slot_free.clear()
-                await self._attempts.slot_free.wait()
+            # No more than can be played at once, and none while the store takes less than is recorded.
+            while len(attempts) >= self.concurrency or attempts.behind:
+                attempts.room.clear()
+                await attempts.room.wait()
+            quiet = not len(attempts)
             try:
                 leases = await self.store.lease(
                     self.worker,
-                    limit=self.concurrency - len(self._attempts),
+                    limit=self.concurrency - len(attempts),
                     lease_seconds=self.lease_seconds,
-                    wait_seconds=LEASE_WAIT_SECONDS,
+                    wait_seconds=LEASE_WAIT_SECONDS if self.idle_seconds is None else self.idle_seconds,
                     run_id=self.run_id,
                 )
             except Exception as error:  # noqa: BLE001 - whoever waits for the rollouts would wait for ever
-                _log.warning("No work could be taken, trying again in %.1f s: %s", pause, one_line(error))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 30.0)
+                attempts.reach.failed(error)
+                await pauses.take()
                 continue
-            pause = 0.1
+            attempts.reach.answered()
+            pauses = Pauses(attempts.reach)
             for lease in leases:
-                self._attempts.begin(lease, self._player)
+                attempts.begin(lease, self._player)
+            if leases or self.idle_seconds is None:
+                continue
+            if quiet:
+                return
+            if len(attempts):
+                # Whatever ends may put its rollout back into the queue.
+                attempts.room.clear()
+                await attempts.room.wait()
 
     async def _stop_leasing(self) -> None:
         if self._leasing is not None:

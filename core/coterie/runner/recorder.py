@@ -27,6 +27,8 @@ IDLE_SECONDS = 5.0
 """How long a store that Coterie opened stays open after its last recording: a service records one request after another."""
 FLUSH_SECONDS = 1.0
 """How often what recordings under way have seen is written."""
+PATIENCE_SECONDS = 20.0
+"""How long a recording's end holds up its program while the store is away."""
 EXIT_SECONDS = 10.0
 """How long the end of the process waits for a store to close."""
 
@@ -103,7 +105,9 @@ class Recorder:
         async with self._opening:
             if self._attempts is None:
                 self._store = self._given if isinstance(self._given, Store) else await connect(self._given)
-                self._attempts = Attempts(self._store, name="recording", flush_seconds=FLUSH_SECONDS)
+                self._attempts = Attempts(
+                    self._store, name="recording", flush_seconds=FLUSH_SECONDS, patience_seconds=PATIENCE_SECONDS
+                )
                 self._attempts.start()
         assert self._store is not None
         resources = await _pins(self._store, wanted)
