@@ -1,34 +1,30 @@
 """OpenTelemetry spans of Coterie: which tracer makes them, and how they reach the attempt that they belong to.
 
 A user who has an OpenTelemetry provider keeps it: our spans go through it, so their exporter sees them too, and a
-processor of ours copies every span of an attempt to the attempt's sink. Who has none gets a private provider that is
-never set globally.
+processor of ours copies every span of an attempt to the attempt's sink. Who has none gets spans of our own
+(``own_spans.py``).
 """
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Iterable, Mapping
-from functools import cache
 from threading import Lock
-from types import MappingProxyType
-from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as RecordingSpan
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, StaticSampler
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode, Tracer
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, StaticSampler
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Tracer
 from opentelemetry.trace import Span as AnySpan
 
 from coterie.conventions import ATTEMPT_ID, LOGPROBS, PROMPT_TOKENS, RESPONSE_TOKENS, ROLLOUT_ID
+from coterie.own_spans import STATUS, OwnSpan, OwnTracer, as_json
 from coterie.scope import AttemptScope, current_scope
-from coterie.vocabulary import JSON, Span, SpanEvent, SpanStatus
+from coterie.vocabulary import JSON, Span, SpanEvent
 
 _log = logging.getLogger("coterie")
 
@@ -36,13 +32,13 @@ _log = logging.getLogger("coterie")
 def tracer() -> Tracer:
     """The tracer for our spans, chosen anew at each call since a user may set a provider at any time.
 
-    It is one of the user's global SDK provider if that keeps whole every span that it is given, else one of a private
-    provider: a sampled-out or cut span would be a turn lost to training.
+    It is one of the user's global SDK provider if that keeps whole every span that it is given, else one that makes spans
+    of our own: a sampled-out or cut span would be a turn lost to training.
     """
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider) and _keeps_everything(provider) and not _inside_unsampled_trace():
         return _tracer_of(provider)
-    return _tracer_of(_private_provider())
+    return _own_tracer
 
 
 class AttemptSpanProcessor(SpanProcessor):
@@ -61,8 +57,7 @@ class AttemptSpanProcessor(SpanProcessor):
         scope = current_scope()
         if scope is None or _is_told_by_plugin(span):
             return
-        span.set_attribute(ROLLOUT_ID, scope.rollout_id)
-        span.set_attribute(ATTEMPT_ID, scope.attempt_id)
+        put(span, {ROLLOUT_ID: scope.rollout_id, ATTEMPT_ID: scope.attempt_id})
         scopes, span_id = self._scopes, span.get_span_context().span_id
         scopes[span_id] = (scope, ref(span, lambda _: scopes.pop(span_id, None)))
 
@@ -97,13 +92,38 @@ def set_tokens(
     Raises:
         TypeError, ValueError: one of them is no number.
     """
+    numbers: dict[str, JSON] = {}
     if prompt_ids is not None:
-        _set_numbers(span, PROMPT_TOKENS, _integers(prompt_ids))
+        numbers[PROMPT_TOKENS] = _integers(prompt_ids)
     if response_ids is not None:
-        _set_numbers(span, RESPONSE_TOKENS, _integers(response_ids))
+        numbers[RESPONSE_TOKENS] = _integers(response_ids)
     if logprobs is not None:
         # One type a list: OpenTelemetry drops a list that mixes 0 and -0.5.
-        _set_numbers(span, LOGPROBS, tuple(map(float, logprobs)))
+        numbers[LOGPROBS] = list(map(float, logprobs))
+    put(span, numbers)
+
+
+def put(span: AnySpan, attributes: Mapping[str, JSON]) -> None:
+    """Set attributes that OpenTelemetry need not examine: each a text, a plain number, or a list of such of one type.
+
+    It examines each value, and each element of a list, in Python. For the token ids of a call that takes longer than all
+    else that is recorded of it, so they go in past it where there is a place for them.
+    """
+    if isinstance(span, OwnSpan):
+        span.put(attributes)
+        return
+    held = getattr(span, "_attributes", None)
+    lock, kept = getattr(held, "_lock", None), getattr(held, "_dict", None)
+    if not isinstance(held, BoundedAttributes) or lock is None or kept is None or held.max_value_len is not None:
+        span.set_attributes(attributes)
+    elif span.is_recording():
+        with lock:
+            has_room = held.maxlen is None or len(kept) + len(attributes) <= held.maxlen
+            if has_room:
+                for name, value in attributes.items():
+                    kept[name] = tuple(value) if type(value) is list else value
+        if not has_room:
+            span.set_attributes(attributes)
 
 
 def leave_out_spans_of(tracers: str) -> None:
@@ -118,10 +138,12 @@ def take_in_spans_of(tracers: str) -> None:
     _told_by_plugins.discard(tracers)
 
 
-def to_span(span: ReadableSpan) -> Span:
-    """An ended OpenTelemetry span as the store keeps it."""
+def to_span(span: ReadableSpan | OwnSpan) -> Span:
+    """A span as the store keeps it, ended or not."""
+    if isinstance(span, OwnSpan):
+        return span.told()
     context = span.get_span_context() or INVALID_SPAN_CONTEXT
-    attributes = _as_json(span.attributes)
+    attributes = as_json(span.attributes)
     return Span(
         trace_id=f"{context.trace_id:032x}",
         span_id=f"{context.span_id:016x}",
@@ -131,18 +153,12 @@ def to_span(span: ReadableSpan) -> Span:
         end_ns=span.end_time or 0,
         rollout_id=attributes.get(ROLLOUT_ID),
         attempt_id=attributes.get(ATTEMPT_ID),
-        status=_STATUS[span.status.status_code],
+        status=STATUS[span.status.status_code],
         status_message=span.status.description or "",
         attributes=attributes,
-        events=tuple(SpanEvent(event.name, event.timestamp, _as_json(event.attributes)) for event in span.events),
+        events=tuple(SpanEvent(event.name, event.timestamp, as_json(event.attributes)) for event in span.events),
     )
 
-
-_STATUS = {
-    StatusCode.UNSET: SpanStatus.UNSET,
-    StatusCode.OK: SpanStatus.OK,
-    StatusCode.ERROR: SpanStatus.ERROR,
-}
 
 _told_by_plugins: set[str] = set()
 """Beginnings of names of tracers."""
@@ -153,6 +169,8 @@ def _is_told_by_plugin(span: RecordingSpan) -> bool:
         return False
     return span.instrumentation_scope.name.startswith(tuple(_told_by_plugins))
 
+
+_own_tracer = OwnTracer()
 
 _tracers: WeakKeyDictionary[TracerProvider, Tracer] = WeakKeyDictionary()
 """Our tracer of each provider that our processor was added to."""
@@ -168,26 +186,6 @@ def _tracer_of(provider: TracerProvider) -> Tracer:
             provider.add_span_processor(AttemptSpanProcessor())
             _tracers[provider] = provider.get_tracer("coterie")
         return _tracers[provider]
-
-
-@cache
-def _private_provider() -> TracerProvider:
-    provider = TracerProvider(
-        sampler=ALWAYS_ON,
-        resource=Resource.get_empty(),
-        shutdown_on_exit=False,
-        # The environment's OTEL_*_LIMIT settings are meant for exporters: here a cut attribute is a broken turn.
-        span_limits=SpanLimits(
-            max_span_attributes=SpanLimits.UNSET,
-            max_event_attributes=SpanLimits.UNSET,
-            max_events=SpanLimits.UNSET,
-            max_attribute_length=SpanLimits.UNSET,
-            max_span_attribute_length=SpanLimits.UNSET,
-        ),
-    )
-    # OTEL_SDK_DISABLED turns off what leaves the process; nothing leaves through this provider.
-    provider._disabled = False
-    return provider
 
 
 def _keeps_everything(provider: TracerProvider) -> bool:
@@ -212,37 +210,7 @@ def _inside_unsampled_trace() -> bool:
     return context.is_valid and not context.trace_flags.sampled
 
 
-def _integers(values: Iterable[int]) -> tuple[int, ...]:
-    given = tuple(values)
+def _integers(values: Iterable[int]) -> list[int]:
+    given = list(values)
     # A sum is the quickest way to see that all are plain integers.
-    return given if type(sum(given)) is int else tuple(map(int, given))
-
-
-def _set_numbers(span: AnySpan, name: str, numbers: tuple[int, ...] | tuple[float, ...]) -> None:
-    """Set an attribute that is a list of numbers of one kind.
-
-    OpenTelemetry examines each element of a list in Python, which for a few thousand token ids takes longer than all else
-    that is recorded of a call. Numbers need no examination, so they go in past it where there is a place for them.
-    """
-    attributes = getattr(span, "_attributes", None)
-    lock, kept = getattr(attributes, "_lock", None), getattr(attributes, "_dict", None)
-    if isinstance(attributes, BoundedAttributes) and lock is not None and kept is not None and span.is_recording():
-        with lock:
-            if attributes.maxlen is None or len(kept) < attributes.maxlen:
-                kept[name] = numbers
-                return
-    span.set_attribute(name, numbers)
-
-
-def _as_json(attributes: Mapping[str, Any] | None) -> dict[str, JSON]:
-    # OpenTelemetry's own mapping takes a lock and a look-up an item; its copy is a plain dict.
-    plain = attributes.copy() if isinstance(attributes, MappingProxyType) else attributes or {}
-    return {name: _json_value(value) for name, value in plain.items()}
-
-
-def _json_value(value: Any) -> JSON:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, tuple):
-        return list(value)
-    return value
+    return given if type(sum(given)) is int else list(map(int, given))

@@ -65,7 +65,7 @@ def start_tool(
     rules = content_rules()
     if rules.capture_content and arguments is not None:
         attributes[names.TOOL_ARGUMENTS] = (
-            rules.text(arguments) if isinstance(arguments, str) else rules.json_text(arguments)
+            rules.text(arguments) if isinstance(arguments, str) else rules.arguments_text(arguments)
         )
     return _start(f"execute_tool {name}", attributes, parent, start_ns)
 

@@ -8,14 +8,19 @@ import subprocess
 import sys
 import textwrap
 import threading
+from typing import Any
+from weakref import ref
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Status, StatusCode
 
 from coterie import spans
 from coterie.scope import attempt_scope
 from coterie.spans import tracer
 from coterie.testing import ListSink, scope_for_test
-from coterie.vocabulary import SpanStatus
+from coterie.vocabulary import Mode, Span, SpanStatus
 
 
 def run(code: str, **environment: str) -> str:
@@ -78,15 +83,70 @@ def test_outside_any_attempt_nothing_is_stored() -> None:
 
 
 def test_a_span_that_never_ends_is_forgotten() -> None:
-    (processor,) = spans._private_provider()._active_span_processor._span_processors
-    gc.collect()
-    before = len(processor._scopes)
+    provider, processor = TracerProvider(shutdown_on_exit=False), spans.AttemptSpanProcessor()
+    provider.add_span_processor(processor)
     with attempt_scope(scope_for_test()):
-        span = tracer().start_span("lost")
-        assert len(processor._scopes) == before + 1
-        del span
+        of_provider, own = provider.get_tracer("user").start_span("lost"), tracer().start_span("lost")
+        forgotten = ref(own)
+        assert len(processor._scopes) == 1
+        del of_provider, own
         gc.collect()
-    assert len(processor._scopes) == before
+    assert len(processor._scopes) == 0
+    assert forgotten() is None
+
+
+def test_spans_of_our_own_tell_the_same_as_those_of_opentelemetry() -> None:
+    provider, told = TracerProvider(shutdown_on_exit=False), []
+    provider.add_span_processor(spans.AttemptSpanProcessor())
+    for made_by in (provider.get_tracer("user"), tracer()):
+        sink = ListSink()
+        with attempt_scope(scope_for_test(sink)):
+            _fill(made_by)
+        told.append([_comparable(span, sink.spans) for span in sink.spans])
+
+    assert told[0] == told[1]
+    assert [span["name"] for span in told[1]] == ["below", "renamed", "good", "broken"]
+
+
+def _fill(made_by: trace.Tracer) -> None:
+    with made_by.start_as_current_span(
+        "above", attributes={"a": 1, "b": (1.5, 2.5), "c": b"\x00"}, start_time=5
+    ) as above:
+        above.update_name("renamed")
+        above.set_attributes({"d": True, "e": ["x", "y"], "a": 2, "f": Mode.TRAIN, "": "no name"})
+        above.add_event("noted", {"n": (1, 2)}, 7)
+        made_by.start_span("below", start_time=6).end(7)
+        above.set_status(Status(StatusCode.ERROR, "bad"))
+        above.set_status(StatusCode.UNSET)
+    above.set_attribute("late", 1)
+    above.end()
+    good = made_by.start_span("good", start_time=6)
+    good.set_status(StatusCode.OK)
+    good.set_status(StatusCode.ERROR, "too late")
+    good.end(7)
+    with pytest.raises(KeyError), made_by.start_as_current_span("broken"):
+        raise KeyError("x")
+
+
+def _comparable(span: Span, every: list[Span]) -> dict[str, Any]:
+    parents = {other.span_id: (other.name, other.trace_id) for other in every}
+    return {
+        "name": span.name,
+        "below": parents.get(span.parent_id) == ("renamed", span.trace_id) if span.parent_id else None,
+        "ids": (len(span.trace_id), len(span.span_id), span.rollout_id, span.attempt_id),
+        "start": span.start_ns if span.start_ns < 10 else "now",
+        "end": span.end_ns if span.end_ns < 10 else "now",
+        "status": (span.status, span.status_message),
+        "attributes": sorted((name, repr(value)) for name, value in span.attributes.items()),
+        "events": [
+            (
+                event.name,
+                event.time_ns if event.time_ns < 10 else "now",
+                {**event.attributes, "exception.stacktrace": ""},
+            )
+            for event in span.events
+        ],
+    }
 
 
 def test_a_broken_sink_does_not_break_the_span(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from coterie.capture.faults import note_fault
 from coterie.vocabulary import JSON
 
@@ -42,7 +44,15 @@ class ContentRules:
 
     def json_text(self, messages: JSON) -> str:
         """Messages as JSON text, every text in them masked."""
-        return json.dumps(self._masked(messages), ensure_ascii=False, default=_plain)
+        masked = self._masked(messages)
+        try:
+            return orjson.dumps(masked, default=_plain, option=_LIKE_JSON).decode()
+        except TypeError:  # what orjson refuses and json writes: keys that are no text, half of a surrogate pair
+            return json.dumps(masked, ensure_ascii=False, default=_plain)
+
+    def arguments_text(self, arguments: JSON) -> str:
+        """A tool call's arguments as JSON text, masked like messages, and spaced for people, who are shown it as it is."""
+        return json.dumps(self._masked(arguments), ensure_ascii=False, default=_plain)
 
     def _masked(self, value: Any) -> Any:
         if self.mask is None:
@@ -57,6 +67,9 @@ class ContentRules:
             return value
         return self._masked(_plain(value))
 
+
+_LIKE_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+"""What ``json`` does not write by itself goes to ``_plain`` here too."""
 
 _STRUCTURE = frozenset({"role", "type", "id", "call_id", "tool_call_id", "name", "status", "finish_reason"})
 """Keys whose values hold a message together and are no text of anyone."""
@@ -76,6 +89,8 @@ def set_content_rules(rules: ContentRules) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """SDK objects among the user's messages (pydantic models) as JSON values."""
+    """SDK objects among the user's messages (pydantic models) as JSON values; of a named tuple, what is in it."""
+    if isinstance(value, tuple):
+        return list(value)
     dump = getattr(value, "model_dump", None)
     return dump(mode="json", exclude_none=True) if callable(dump) else str(value)

@@ -21,6 +21,7 @@ from opentelemetry.trace import Status, StatusCode, use_span
 
 from coterie import conventions as c
 from coterie.errors import RewardError
+from coterie.own_spans import OwnSpan
 from coterie.rewards import returned_rewards
 from coterie.rollouts import Given, RolloutFunction
 from coterie.scope import AttemptScope, PromptVersion, SpanSink, attempt_scope
@@ -175,7 +176,7 @@ class InProcess:
     ) -> Outcome:
         """Play one attempt. A function that cannot be ended at the deadline is abandoned."""
         attempt = OpenAttempt(assignment, sink, self._function.name)
-        if self._begun is not None and isinstance(attempt.root, ReadableSpan):
+        if self._begun is not None and isinstance(attempt.root, ReadableSpan | OwnSpan):
             self._begun(to_span(attempt.root))
         outcome = None
         try:
