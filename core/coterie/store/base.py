@@ -8,6 +8,11 @@ Promises:
 - **Nobody polls.** Waiting is by notification. (A SQLite file that several processes share has none: who waits in the
   process that made the change is woken at once, the others see it within 50 ms.)
 - **Cursors, not offsets.** A listing gives a page and the cursor of the next; the work is bounded by ``limit``.
+
+Leases run out, and what was put off becomes available, by the store's clock, which shows the time of day and may be
+set. When it is found to have gone back, each lease that seems to begin in the future is counted anew from the present
+time, in full, and so is each delay by a retry policy: nothing is lost by it, and nothing is held for ever. When it
+leaps forward, leases run out early: their workers learn it at the next heartbeat, and the attempts count as failed.
 """
 
 from __future__ import annotations
@@ -17,6 +22,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
+from coterie.store.filters import SpanFilter
+from coterie.store.retention import Pruned, Retention
+from coterie.store.transfer import Records
 from coterie.vocabulary import (
     JSON,
     Attempt,
@@ -72,6 +80,14 @@ class Store(ABC):
     async def close(self) -> None:
         """Finish pending writes and release the database. A second call does nothing."""
 
+    @abstractmethod
+    async def check(self) -> None:
+        """Return if the store can be read and written now. Cheap: meant to be asked every few seconds.
+
+        Raises:
+            StoreUnavailableError: it cannot; says why.
+        """
+
     # Tasks
 
     @abstractmethod
@@ -100,6 +116,7 @@ class Store(ABC):
 
         Raises:
             NotFoundError: a task or a pinned resource version does not exist; nothing was queued.
+            StoreError: a limit, a deadline or the retry policy makes no sense; nothing was queued.
         """
 
     @abstractmethod
@@ -115,16 +132,16 @@ class Store(ABC):
     ) -> Sequence[Lease]:
         """Take up to ``limit`` queued rollouts, oldest first, each with a new attempt.
 
-        Waits up to ``wait_seconds`` for the first one. Leases that ran out are returned to the queue first (or, with
-        no attempt left, declared dead). With ``run_id`` only rollouts of that run are taken. A call that is cancelled
-        takes nothing. A call that is repeated with the same ``request_id``, a fresh one for each call, gives the same
+        Those that are not available yet (``available_ns``) are passed over. Waits up to ``wait_seconds`` for the first
+        one. Leases that ran out count as failed attempts first, so what they held may be taken at once. With ``run_id``
+        only rollouts of that run are taken. A call that is cancelled takes nothing. A call that is repeated with the same ``request_id``, a fresh one for each call, gives the same
         leases, as far as they are still held: the ids of their attempts are made of it (``attempt_id_of``).
         """
 
     @abstractmethod
     async def begin(self, rollout: Rollout, worker: str, *, lease_seconds: float = 60.0) -> Lease:
         """Add a rollout and take it in one step: it never waits in the queue, so no other worker gets it. For work that
-        its own program does. A repetition gives the same lease while its attempt runs.
+        its own program does; ``available_ns`` does not matter. A repetition gives the same lease while its attempt runs.
 
         Raises:
             NotFoundError: its task or a pinned resource version does not exist; nothing was added.
@@ -150,10 +167,11 @@ class Store(ABC):
     ) -> Rollout:
         """End an attempt, with its last spans and rewards in the same transaction.
 
-        A failed attempt sends its rollout back to the queue while attempts are left and ``retry`` holds, else it is
-        dead with a reason. A cancelled attempt was given back unharmed: its rollout goes back to the queue and the
-        attempt does not count, or with ``retry=False`` the rollout is cancelled too. Repeating the same end (state
-        and cause) changes nothing.
+        A failed attempt sends its rollout back to the queue while its limits (``max_attempts``, and for this cause
+        ``retry.by_cause``) allow another one and ``retry`` holds; it is available again after the delay of its retry
+        policy. Else it is dead, with a reason that says which limit was hit. A cancelled attempt was given back
+        unharmed: its rollout goes back to the queue and the attempt does not count, or with ``retry=False`` the rollout
+        is cancelled too. Repeating the same end (state and cause) changes nothing.
 
         Raises:
             NotFoundError: no such attempt.
@@ -167,6 +185,26 @@ class Store(ABC):
 
         Raises:
             NotFoundError: names the ids that are missing; nothing was withdrawn.
+        """
+
+    @abstractmethod
+    async def requeue(self, rollout_ids: Sequence[str], *, attempts: int = 1) -> None:
+        """Put dead or cancelled rollouts back into the queue, available now, with so many more attempts.
+
+        ``max_attempts`` becomes the number of attempts that failed so far plus ``attempts``; a limit by cause that was
+        reached is raised alike. One that is in the queue or running already is left as it is, so a repetition is safe.
+
+        Raises:
+            NotFoundError: names the ids that are missing; nothing was changed.
+            StoreError: one has succeeded, or ``attempts`` is below 1; nothing was changed.
+        """
+
+    @abstractmethod
+    async def delete_rollouts(self, rollout_ids: Sequence[str]) -> None:
+        """Remove ended rollouts with their attempts, spans and rewards. Unknown ids are no error.
+
+        Raises:
+            StoreError: names those that have not ended; nothing was removed. Cancel them first.
         """
 
     @abstractmethod
@@ -186,22 +224,31 @@ class Store(ABC):
         state: RolloutState | None = None,
         step: int | None = None,
         task_id: str | None = None,
+        group_id: str | None = None,
         after: str | None = None,
         limit: int = 1000,
     ) -> Page[Rollout]:
         """Rollouts in the order in which they were queued."""
 
     @abstractmethod
-    async def wait(self, rollout_ids: Sequence[str], *, timeout_seconds: float | None = None) -> Sequence[Rollout]:
-        """Wait until all of these have ended, or until the time is up; gives them all as they then are.
+    async def wait(
+        self, rollout_ids: Sequence[str], *, at_least: int | None = None, timeout_seconds: float | None = None
+    ) -> Sequence[Rollout]:
+        """Wait until at least so many of these (all by default) have ended, or until the time is up; gives them all as
+        they then are. An id that is given twice counts once. ``completed_groups`` in ``groups.py`` is built on it.
 
         Raises:
-            NotFoundError: names the ids that are missing, at once.
+            NotFoundError: names the ids that are missing, at once, or as soon as one is removed meanwhile.
+            StoreError: ``at_least`` is below 0 or more than there are ids.
         """
 
     @abstractmethod
     async def get_attempts(self, rollout_ids: Sequence[str]) -> Mapping[str, Sequence[Attempt]]:
         """The attempts of each rollout, first to last; none for an id that is unknown."""
+
+    @abstractmethod
+    async def list_attempts(self, *, after: str | None = None, limit: int = 1000) -> Page[Attempt]:
+        """All attempts, by id."""
 
     # Spans and rewards
 
@@ -220,6 +267,22 @@ class Store(ABC):
         """Spans in the order in which they arrived."""
 
     @abstractmethod
+    async def search_spans(
+        self, where: SpanFilter, *, newest_first: bool = False, after: str | None = None, limit: int = 100
+    ) -> Page[Span]:
+        """Spans that fit, in the order in which they arrived, or the other way round. A page holds up to ``limit``.
+
+        Raises:
+            StoreError: ``limit`` is below 1, or ``after`` is no cursor of the same search.
+        """
+
+    @abstractmethod
+    async def delete_traces(self, trace_ids: Sequence[str]) -> None:
+        """Remove the spans of these traces that belong to no rollout of this store; the others go with their rollout
+        (``delete_rollouts``). Unknown ids are no error.
+        """
+
+    @abstractmethod
     async def add_rewards(self, rewards: Sequence[Reward]) -> None:
         """Add rewards.
 
@@ -231,6 +294,12 @@ class Store(ABC):
     @abstractmethod
     async def get_rewards(self, attempt_ids: Sequence[str]) -> Mapping[str, Sequence[Reward]]:
         """All rewards of each attempt, in order of time."""
+
+    @abstractmethod
+    async def list_rewards(
+        self, *, rollout_id: str | None = None, after: str | None = None, limit: int = 1000
+    ) -> Page[Reward]:
+        """Rewards in the order in which they arrived."""
 
     # Resources
 
@@ -287,6 +356,36 @@ class Store(ABC):
     @abstractmethod
     async def get_decisions(self, run_id: str) -> Sequence[Decision]:
         """A run's audit entries in order of time."""
+
+    @abstractmethod
+    async def list_decisions(
+        self, *, run_id: str | None = None, after: str | None = None, limit: int = 1000
+    ) -> Page[Decision]:
+        """Audit entries in the order in which they arrived."""
+
+    # The store as a whole
+
+    @abstractmethod
+    async def load(self, records: Records) -> None:
+        """Add records as they are, with their states and versions, in one transaction. What exists already (by id, or
+        by name and version, or by run, step and stage) is left as it is, so a repetition is safe.
+
+        A rollout that runs must come together with its running attempt: the lease goes on here, and runs out here.
+
+        Raises:
+            NotFoundError: a record belongs to a task, rollout or attempt that neither the records nor the store have.
+            StoreError: records contradict each other or the store, such as a running attempt at a rollout that has
+                ended. Nothing was added.
+        """
+
+    @abstractmethod
+    async def prune(self, retention: Retention) -> Pruned:
+        """Remove what a retention no longer keeps, oldest end first, and give its space back to the disk.
+
+        It works in small transactions, so that others can write in between, and may be repeated: when it is cut off,
+        what was removed is removed, each rollout with all that belongs to it or not at all. What has not ended stays,
+        so the store can remain larger than ``max_bytes``.
+        """
 
     @abstractmethod
     async def statistics(self) -> Mapping[str, JSON]:

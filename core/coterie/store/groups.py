@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ async def completed_groups(
 
 async def _in_turn(
     store: Store, groups: Mapping[str, Sequence[str]], give_up_at: float | None
-) -> AsyncIterator[Completed]:
+) -> AsyncGenerator[Completed, None]:
     open_of = {name: set(ids) for name, ids in groups.items()}
     known: dict[str, Rollout] = {}
     while open_of:

@@ -12,7 +12,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from coterie import conventions
 from coterie.errors import RewardError, StoreError
+from coterie.store.tables import DELAYED
 from coterie.vocabulary import (
     JSON,
     Attempt,
@@ -23,6 +25,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    RetryPolicy,
     Reward,
     Rollout,
     RolloutState,
@@ -67,8 +70,37 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
     """Columns of a rollout that is to be queued: its state is ``queued`` whatever the record says.
 
     Raises:
-        StoreError: ``max_attempts`` or ``deadline_seconds`` is out of range.
+        StoreError: ``max_attempts``, ``deadline_seconds`` or ``retry`` is out of range.
     """
+    return {**_rollout_columns(rollout), "state": queued_state(rollout), "reason": None, "finished_ns": None}
+
+
+def kept_rollout_row(rollout: Rollout) -> dict[str, Any]:
+    """Columns of a rollout as it is, with its state.
+
+    Raises:
+        StoreError: ``max_attempts``, ``deadline_seconds`` or ``retry`` is out of range.
+    """
+    state = RolloutState(rollout.state)
+    return {
+        **_rollout_columns(rollout),
+        "state": queued_state(rollout) if state is RolloutState.QUEUED else state.value,
+        "reason": storable(rollout.reason),
+        "finished_ns": rollout.finished_ns,
+    }
+
+
+def queued_state(rollout: Rollout) -> str:
+    """What the table says of a rollout that is queued: whoever looks for work finds those whose time has come."""
+    return RolloutState.QUEUED.value if rollout.available_ns is None else DELAYED
+
+
+def rollout_state(state: str) -> RolloutState:
+    """The state that the table's word stands for."""
+    return RolloutState.QUEUED if state == DELAYED else RolloutState(state)
+
+
+def _rollout_columns(rollout: Rollout) -> dict[str, Any]:
     where = f"rollout {rollout.id!r}"
     if rollout.max_attempts < 1:
         raise StoreError(f"{where}: max_attempts is {rollout.max_attempts}; it must be 1 or more. Nothing was queued.")
@@ -89,10 +121,9 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "sampling": to_json(rollout.sampling, where, "sampling"),
         "max_attempts": rollout.max_attempts,
         "deadline_seconds": deadline,
-        "state": RolloutState.QUEUED.value,
-        "reason": None,
+        "retry": retry_text(rollout.retry, where),
+        "available_ns": rollout.available_ns,
         "created_ns": rollout.created_ns,
-        "finished_ns": None,
         "labels": to_json(rollout.metadata, where, "metadata"),
     }
 
@@ -110,7 +141,9 @@ def rollout_of(row: Row) -> Rollout:
         sampling=of_json(row.sampling),
         max_attempts=row.max_attempts,
         deadline_seconds=row.deadline_seconds,
-        state=RolloutState(row.state),
+        retry=_retry_of(row.retry),
+        available_ns=row.available_ns,
+        state=rollout_state(row.state),
         reason=row.reason,
         created_ns=row.created_ns,
         finished_ns=row.finished_ns,
@@ -118,8 +151,46 @@ def rollout_of(row: Row) -> Rollout:
     )
 
 
+def retry_text(retry: RetryPolicy, where: str) -> str | None:
+    """The column of a retry policy: None for the one that a rollout has when it is given none.
+
+    Raises:
+        StoreError: a cause is unknown, a limit is below 1, or a time or the backoff is out of range.
+    """
+    if retry == _NO_RETRY_POLICY:
+        return None
+    by_cause = {}
+    for cause, limit in retry.by_cause.items():
+        if cause not in list(FailureCause) or isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise StoreError(
+                f"{where}: retry.by_cause has {cause!r}: {limit!r}; give a cause ({', '.join(FailureCause)}) and how "
+                "many failed attempts make it dead, 1 or more. Nothing was queued."
+            )
+        by_cause[FailureCause(cause).value] = limit
+    figures = {
+        "delay_seconds": retry.delay_seconds,
+        "backoff": retry.backoff,
+        "max_delay_seconds": retry.max_delay_seconds,
+    }
+    for name, value in figures.items():
+        least = 1 if name == "backoff" else 0
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= least):
+            raise StoreError(f"{where}: retry.{name} is {value}; give a number of {least} or more. Nothing was queued.")
+    return to_json({"by_cause": by_cause, **figures}, where, "retry")
+
+
+def _retry_of(text: str | None) -> RetryPolicy:
+    if text is None:
+        return _NO_RETRY_POLICY
+    kept = of_json(text)
+    return RetryPolicy(**{**kept, "by_cause": {FailureCause(cause): n for cause, n in kept["by_cause"].items()}})
+
+
+_NO_RETRY_POLICY = RetryPolicy()
+
+
 def attempt_row(attempt: Attempt) -> dict[str, Any]:
-    """Columns of an attempt."""
+    """Columns of an attempt whose lease is new."""
     return {
         "id": attempt.id,
         "rollout_id": attempt.rollout_id,
@@ -128,6 +199,7 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "state": attempt.state.value,
         "started_ns": attempt.started_ns,
         "lease_expires_ns": attempt.lease_expires_ns,
+        "renewed_ns": attempt.started_ns,
         "ended_ns": attempt.ended_ns,
         "cause": None if attempt.cause is None else attempt.cause.value,
         "error": storable(attempt.error),
@@ -167,7 +239,15 @@ def span_row(span: Span) -> dict[str, Any]:
         "status_message": storable(span.status_message),
         "attributes": to_json(span.attributes, f"span {span.span_id!r}", "attributes"),
         "events": _events_json(span) if span.events else "[]",
+        "role": _text_attribute(span, conventions.ROLE),
+        "agent_path": _text_attribute(span, conventions.AGENT_PATH),
+        "operation": _text_attribute(span, conventions.OPERATION),
     }
+
+
+def _text_attribute(span: Span, name: str) -> str | None:
+    value = span.attributes.get(name)
+    return storable(value) if isinstance(value, str) else None
 
 
 def span_of(row: Row) -> Span:

@@ -76,3 +76,11 @@ def get_decisions(connection: Connection, run_id: str) -> tuple[Decision, ...]:
     statement = select(DECISIONS).where(DECISIONS.c.run_id == run_id)
     rows = connection.execute(statement.order_by(DECISIONS.c.time_ns, DECISIONS.c.seq))
     return tuple(records.decision_of(row) for row in rows)
+
+
+def list_decisions(connection: Connection, run_id: str | None, after: str | None, limit: int) -> Page[Decision]:
+    """A page of audit entries in the order in which they arrived."""
+    filters = {"run_id": run_id}
+    return page(
+        connection, DECISIONS, filters, key=DECISIONS.c.seq, after=after, limit=limit, item_of=records.decision_of
+    )

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, column, inspect, table, text
 
 from coterie.errors import SchemaVersionError
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All versions that this Coterie knows, oldest first; one migration each in ``migrations/versions``."""
 HEAD = REVISIONS[-1]
 """The version that this Coterie reads and writes."""
+
+VERSION = table("alembic_version", column("version_num"))
+"""The table of one row that holds the version."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

@@ -10,15 +10,20 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
 from coterie.errors import ConfigError, LeaseLostError, StoreError
-from coterie.store import records, resources, runs, traces, work
+from coterie.store import loading, pruning, records, resources, runs, text_search, traces, work
 from coterie.store.base import Page, Store
+from coterie.store.filters import SpanFilter
+from coterie.store.retention import Pruned, Retention
+from coterie.store.schema import VERSION
 from coterie.store.tables import METADATA, ROLLOUTS
+from coterie.store.transfer import Records
 from coterie.store.wakeups import Wakeups
 from coterie.store.writer import Transaction
 from coterie.vocabulary import (
@@ -51,6 +56,8 @@ class SqlStore(Store):
     """Those in this process who wait."""
     _clock: Callable[[], int]
     """The present time in nanoseconds, by which leases run out."""
+    _latest_ns: float = math.inf
+    """What the clock showed last. Before it was looked at nobody knows whether it went back since another's last look."""
 
     @abstractmethod
     async def _read(self, read: Callable[[Connection], Result]) -> Result:
@@ -75,6 +82,19 @@ class SqlStore(Store):
     @abstractmethod
     def _bytes(self, connection: Connection) -> int:
         """The size of the store on disk."""
+
+    @abstractmethod
+    def _bytes_in_use(self, connection: Connection) -> int:
+        """What of it holds something, as far as the database can tell: it falls when rows are removed, or not at all."""
+
+    @abstractmethod
+    async def _give_back_space(self) -> None:
+        """Give the space of removed rows back to the disk, as far as the database can while others use it."""
+
+    async def check(self) -> None:
+        # A real write: that is how a full disk or a lost right to write is found.
+        await self._write(lambda transaction: transaction.connection.execute(_TOUCH) and None)
+        await self._read(lambda connection: connection.execute(select(ROLLOUTS.c.seq).limit(1)).all())
 
     # Tasks
 
@@ -112,12 +132,13 @@ class SqlStore(Store):
         give_up_at = time.monotonic() + wait_seconds
         with self._wakeups.waiter() as waiter:
             while True:
+                await self._notice_the_clock()
                 leases = await self._lease_now(worker, limit, lease_ns, run_id, request_id)
                 left = give_up_at - time.monotonic()
                 if leases or left <= 0:
                     return leases
                 self._watch()
-                await waiter.woken(await self._until_next_expiry(left))
+                await waiter.woken(await self._until_next_time(left))
 
     async def begin(self, rollout: Rollout, worker: str, *, lease_seconds: float = 60.0) -> Lease:
         row, lease_ns = records.rollout_row(rollout), _lease_ns(lease_seconds)
@@ -178,27 +199,49 @@ class SqlStore(Store):
         state: RolloutState | None = None,
         step: int | None = None,
         task_id: str | None = None,
+        group_id: str | None = None,
         after: str | None = None,
         limit: int = 1000,
     ) -> Page[Rollout]:
-        filters = {"run_id": run_id, "mode": mode, "state": state, "step": step, "task_id": task_id}
+        filters = {
+            "run_id": run_id,
+            "mode": mode,
+            "state": state,
+            "step": step,
+            "task_id": task_id,
+            "group_id": group_id,
+        }
         return await self._read(lambda connection: work.list_rollouts(connection, filters, after, limit))
 
-    async def wait(self, rollout_ids: Sequence[str], *, timeout_seconds: float | None = None) -> Sequence[Rollout]:
+    async def requeue(self, rollout_ids: Sequence[str], *, attempts: int = 1) -> None:
+        if attempts < 1:
+            raise StoreError(f"requeue: attempts is {attempts}; it must be 1 or more. Nothing was changed.")
+        await self._write(lambda transaction: work.requeue(transaction, rollout_ids, attempts=attempts))
+
+    async def delete_rollouts(self, rollout_ids: Sequence[str]) -> None:
+        await self._write(lambda transaction: work.delete_rollouts(transaction, rollout_ids) and None)
+
+    async def wait(
+        self, rollout_ids: Sequence[str], *, at_least: int | None = None, timeout_seconds: float | None = None
+    ) -> Sequence[Rollout]:
+        may_remain = _may_remain(rollout_ids, at_least)
         give_up_at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        with self._wakeups.waiter(rollout_ids) as waiter:
-            while open_ids := await self._read(lambda connection: work.open_rollouts(connection, rollout_ids)):
-                self._wakeups.narrow(waiter, open_ids)
+        with self._wakeups.waiter(rollout_ids, may_remain=may_remain) as waiter:
+            while True:
+                open_ids = await self._read(lambda connection: work.open_rollouts(connection, rollout_ids))
                 left = None if give_up_at is None else give_up_at - time.monotonic()
-                if left is not None and left <= 0:
-                    break
+                if len(open_ids) <= may_remain or (left is not None and left <= 0):
+                    return await self.get_rollouts(rollout_ids)
+                self._wakeups.narrow(waiter, open_ids)
                 self._watch()
-                await waiter.woken(await self._until_next_expiry(left))
-                await self._expire_if_due()
-            return await self.get_rollouts(rollout_ids)
+                await waiter.woken(await self._until_next_time(left))
+                await self._catch_up_if_due()
 
     async def get_attempts(self, rollout_ids: Sequence[str]) -> Mapping[str, Sequence[Attempt]]:
         return await self._read(lambda connection: work.get_attempts(connection, rollout_ids))
+
+    async def list_attempts(self, *, after: str | None = None, limit: int = 1000) -> Page[Attempt]:
+        return await self._read(lambda connection: work.list_attempts(connection, after, limit))
 
     # Spans and rewards
 
@@ -215,12 +258,29 @@ class SqlStore(Store):
         filters = {"rollout_id": rollout_id, "trace_id": trace_id}
         return await self._read(lambda connection: traces.list_spans(connection, filters, after, limit))
 
+    async def search_spans(
+        self, where: SpanFilter, *, newest_first: bool = False, after: str | None = None, limit: int = 100
+    ) -> Page[Span]:
+        return await self._read(
+            lambda connection: text_search.search_spans(
+                connection, where, newest_first=newest_first, after=after, limit=limit
+            )
+        )
+
+    async def delete_traces(self, trace_ids: Sequence[str]) -> None:
+        await self._write(lambda transaction: traces.delete_traces(transaction, trace_ids))
+
     async def add_rewards(self, rewards: Sequence[Reward]) -> None:
         rows = [records.reward_row(reward) for reward in rewards]
         await self._write(lambda transaction: traces.add_rewards(transaction, rows))
 
     async def get_rewards(self, attempt_ids: Sequence[str]) -> Mapping[str, Sequence[Reward]]:
         return await self._read(lambda connection: traces.get_rewards(connection, attempt_ids))
+
+    async def list_rewards(
+        self, *, rollout_id: str | None = None, after: str | None = None, limit: int = 1000
+    ) -> Page[Reward]:
+        return await self._read(lambda connection: traces.list_rewards(connection, rollout_id, after, limit))
 
     # Resources
 
@@ -262,6 +322,37 @@ class SqlStore(Store):
     async def get_decisions(self, run_id: str) -> Sequence[Decision]:
         return await self._read(lambda connection: runs.get_decisions(connection, run_id))
 
+    async def list_decisions(
+        self, *, run_id: str | None = None, after: str | None = None, limit: int = 1000
+    ) -> Page[Decision]:
+        return await self._read(lambda connection: runs.list_decisions(connection, run_id, after, limit))
+
+    # The store as a whole
+
+    async def load(self, records: Records) -> None:
+        rows = loading.rows_of(records)
+        await self._write(lambda transaction: loading.load(transaction, rows))
+
+    async def prune(self, retention: Retention) -> Pruned:
+        before = await self._read(self._bytes)
+        counts: Counter[str] = Counter()
+        if retention.max_age_seconds is not None:
+            ended_before = self._clock() - int(retention.max_age_seconds * 1e9)
+            while removed := await self._remove_some(retention, ended_before, before):
+                counts.update(removed.counts)
+        if retention.max_bytes is not None:
+            in_use = await self._read(self._bytes_in_use)
+            while (enough := in_use - retention.max_bytes) > 0:
+                while enough > 0 and (removed := await self._remove_some(retention, None, enough)):
+                    counts.update(removed.counts)
+                    enough -= removed.size
+                previous, in_use = in_use, await self._read(self._bytes_in_use)
+                if in_use >= previous:
+                    break
+        if counts:
+            await self._give_back_space()
+        return Pruned(**counts, bytes_before=before, bytes_after=await self._read(self._bytes))
+
     async def statistics(self) -> Mapping[str, JSON]:
         return await self._read(self._count)
 
@@ -286,18 +377,30 @@ class SqlStore(Store):
             ),
         )
 
-    async def _expire_if_due(self) -> None:
-        expiry = await self._read(work.next_expiry)
-        if expiry is not None and expiry <= self._clock():
-            await self._write(lambda transaction: work.expire(transaction, self._clock()))
+    async def _remove_some(self, retention: Retention, ended_before: int | None, enough: int) -> pruning.Removed:
+        return await self._write(
+            lambda transaction: pruning.remove_some(transaction, retention, ended_before=ended_before, enough=enough)
+        )
 
-    async def _until_next_expiry(self, at_most_seconds: float | None) -> float | None:
-        """Seconds until a lease runs out, which nobody announces, or the given time if that is sooner."""
-        expiry = await self._read(work.next_expiry)
-        if expiry is None:
+    async def _catch_up_if_due(self) -> None:
+        await self._notice_the_clock()
+        time_ns = await self._read(work.next_time)
+        if time_ns is not None and time_ns <= self._clock():
+            await self._write(lambda transaction: work.catch_up(transaction, self._clock()))
+
+    async def _until_next_time(self, at_most_seconds: float | None) -> float | None:
+        """Seconds until time brings something, which nobody announces, or the given time if that is sooner."""
+        time_ns = await self._read(work.next_time)
+        if time_ns is None:
             return at_most_seconds
-        seconds = max(0.0, (expiry - self._clock()) / 1e9) + 0.001
+        seconds = max(0.0, (time_ns - self._clock()) / 1e9) + 0.001
         return seconds if at_most_seconds is None else min(seconds, at_most_seconds)
+
+    async def _notice_the_clock(self) -> None:
+        now = self._clock()
+        if now < self._latest_ns:
+            await self._write(lambda transaction: work.count_anew(transaction, now))
+        self._latest_ns = now
 
     def _count(self, connection: Connection) -> dict[str, JSON]:
         counts: dict[str, JSON] = {
@@ -305,13 +408,30 @@ class SqlStore(Store):
             for name, table in sorted(METADATA.tables.items())
         }
         by_state = connection.execute(select(ROLLOUTS.c.state, func.count()).group_by(ROLLOUTS.c.state)).all()
-        counted = {row.state: row[1] for row in by_state}
-        counts["rollouts_by_state"] = {state.value: counted.get(state.value, 0) for state in RolloutState}
+        counted = Counter[str]()
+        for row in by_state:
+            counted[records.rollout_state(row.state)] += row[1]
+        counts["rollouts_by_state"] = {state.value: counted[state] for state in RolloutState}
         counts["bytes"] = self._bytes(connection)
         return counts
+
+
+def _may_remain(rollout_ids: Sequence[str], at_least: int | None) -> int:
+    """How many of these rollouts need not have ended."""
+    count = len(set(rollout_ids))
+    if at_least is None:
+        return 0
+    if not 0 <= at_least <= count:
+        raise StoreError(
+            f"wait: at_least is {at_least}; give a number from 0 to {count}, for so many rollouts are named."
+        )
+    return count - at_least
 
 
 def _lease_ns(lease_seconds: float) -> int:
     if not (math.isfinite(lease_seconds) and lease_seconds > 0):
         raise ConfigError(f"lease_seconds is {lease_seconds}; give a positive number of seconds.")
     return int(lease_seconds * 1e9)
+
+
+_TOUCH = update(VERSION).values(version_num=VERSION.c.version_num)

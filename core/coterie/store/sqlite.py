@@ -140,6 +140,17 @@ class SqliteStore(SqlStore):
         files = [self.path, self.path.with_name(self.path.name + "-wal")]
         return sum(file.stat().st_size for file in files if file.exists())
 
+    def _bytes_in_use(self, connection: Connection) -> int:
+        driver = _driver_of(connection)
+        pages, free, size = (
+            int(driver.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
+
+    async def _give_back_space(self) -> None:
+        pass
+
     def _close(self) -> None:
         if self._process != os.getpid():
             return

@@ -7,12 +7,21 @@ have its own SQLModel tables of the same names.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite counts rows by itself only in a column of exactly the type INTEGER."""
+
+DELAYED = "delayed"
+"""State in the table of a rollout that is queued but not available yet. It is of its own, so that who looks for work
+does not have to pass over those that wait for their time."""
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    """An index of few rows: it costs the others nothing."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class StoreTable(SQLModel, registry=registry()):
@@ -34,7 +43,7 @@ class TaskRow(StoreTable, table=True):
 
 
 class RolloutRow(StoreTable, table=True):
-    """One rollout. Those in state ``queued`` are the queue, in the order of ``seq``."""
+    """One rollout. Those in state ``queued`` are the queue, in the order of ``seq``; ``DELAYED`` ones will join it."""
 
     __tablename__ = "rollouts"
     __table_args__ = (
@@ -45,6 +54,9 @@ class RolloutRow(StoreTable, table=True):
         Index("ix_rollouts_run", "run_id", "seq"),
         Index("ix_rollouts_task", "task_id", "seq"),
         Index("ix_rollouts_mode", "mode", "seq"),
+        _partial("ix_rollouts_group", "group_id", "seq", where="group_id IS NOT NULL"),
+        _partial("ix_rollouts_delayed", "state", "available_ns", where=f"state = '{DELAYED}'"),
+        _partial("ix_rollouts_finished", "finished_ns", "seq", where="finished_ns IS NOT NULL"),
     )
 
     seq: int | None = Field(default=None, sa_column=Column(SEQUENCE, primary_key=True))
@@ -58,6 +70,9 @@ class RolloutRow(StoreTable, table=True):
     sampling: str = Field(sa_type=Text)
     max_attempts: int
     deadline_seconds: float | None
+    retry: str | None = Field(sa_type=Text)
+    """None for the policy that a rollout has when it is given none."""
+    available_ns: int | None = Field(sa_type=BigInteger)
     state: str
     reason: str | None = Field(sa_type=Text)
     created_ns: int = Field(sa_type=BigInteger)
@@ -81,6 +96,8 @@ class AttemptRow(StoreTable, table=True):
     state: str
     started_ns: int = Field(sa_type=BigInteger)
     lease_expires_ns: int = Field(sa_type=BigInteger)
+    renewed_ns: int | None = Field(sa_type=BigInteger)
+    """When the lease was last prolonged, at first when it was given."""
     ended_ns: int | None = Field(sa_type=BigInteger)
     cause: str | None
     error: str | None = Field(sa_type=Text)
@@ -96,6 +113,7 @@ class SpanRow(StoreTable, table=True):
         Index("ix_spans_attempt", "attempt_id", "start_ns", "seq"),
         Index("ix_spans_rollout", "rollout_id", "seq"),
         Index("ix_spans_trace", "trace_id", "seq"),
+        Index("ix_spans_start", "start_ns"),
     )
 
     seq: int | None = Field(default=None, sa_column=Column(SEQUENCE, primary_key=True))
@@ -111,6 +129,10 @@ class SpanRow(StoreTable, table=True):
     status_message: str = Field(sa_type=Text)
     attributes: str = Field(sa_type=Text)
     events: str = Field(sa_type=Text)
+    role: str | None
+    """Like the next two taken from the attributes, for searches."""
+    agent_path: str | None
+    operation: str | None
 
 
 class RewardRow(StoreTable, table=True):
@@ -120,6 +142,7 @@ class RewardRow(StoreTable, table=True):
     __table_args__ = (
         UniqueConstraint("id", name="uq_rewards_id"),
         Index("ix_rewards_attempt", "attempt_id", "time_ns", "seq"),
+        Index("ix_rewards_rollout", "rollout_id", "seq"),
     )
 
     seq: int | None = Field(default=None, sa_column=Column(SEQUENCE, primary_key=True))

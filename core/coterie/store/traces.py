@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, delete, or_, select
 
 from coterie.errors import NotFoundError
 from coterie.store import records
 from coterie.store.base import Page
-from coterie.store.statements import grouped, insert_new, one_of, page, rows_in
-from coterie.store.tables import ATTEMPTS, REWARDS, SPANS
+from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, rows_in
+from coterie.store.tables import ATTEMPTS, REWARDS, ROLLOUTS, SPANS
 from coterie.store.writer import Transaction
 from coterie.vocabulary import Reward, Span
 
@@ -31,6 +31,18 @@ def get_spans(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, t
 def list_spans(connection: Connection, filters: Mapping[str, Any], after: str | None, limit: int) -> Page[Span]:
     """A page of spans in the order in which they arrived."""
     return page(connection, SPANS, filters, key=SPANS.c.seq, after=after, limit=limit, item_of=records.span_of)
+
+
+def delete_traces(transaction: Transaction, trace_ids: Sequence[str]) -> None:
+    """Remove the spans of these traces that belong to no rollout of this store."""
+    loose = [row.seq for row in rows_in(transaction.connection, _LOOSE_SPANS_OF_TRACES, trace_ids)]
+    delete_spans(transaction, SPANS.c.seq, loose)
+
+
+def delete_spans(transaction: Transaction, column: Column[Any], values: Iterable[Any]) -> int:
+    """Remove the spans whose ``column`` has one of these values; gives how many there were."""
+    statement = delete(SPANS).where(one_of(column))
+    return sum(transaction.connection.execute(statement, {"values": some}).rowcount for some in in_portions(values))
 
 
 def add_rewards(transaction: Transaction, rows: Sequence[RowValues]) -> None:
@@ -55,6 +67,19 @@ def get_rewards(connection: Connection, attempt_ids: Sequence[str]) -> dict[str,
     return grouped(connection, _REWARDS_OF_ATTEMPTS, REWARDS.c.attempt_id, attempt_ids, records.reward_of)
 
 
+def list_rewards(connection: Connection, rollout_id: str | None, after: str | None, limit: int) -> Page[Reward]:
+    """A page of rewards in the order in which they arrived."""
+    filters = {"rollout_id": rollout_id}
+    return page(connection, REWARDS, filters, key=REWARDS.c.seq, after=after, limit=limit, item_of=records.reward_of)
+
+
+OF_NO_ROLLOUT = ~or_(
+    select(ROLLOUTS.c.id).where(ROLLOUTS.c.id == SPANS.c.rollout_id).exists(),
+    select(ATTEMPTS.c.id).where(ATTEMPTS.c.id == SPANS.c.attempt_id).exists(),
+)
+"""The condition that a span belongs to no rollout of this store."""
+
+_LOOSE_SPANS_OF_TRACES = select(SPANS.c.seq).where(one_of(SPANS.c.trace_id), OF_NO_ROLLOUT)
 _SPANS_OF_ATTEMPTS = select(SPANS).where(one_of(SPANS.c.attempt_id)).order_by(SPANS.c.start_ns, SPANS.c.seq)
 _REWARDS_OF_ATTEMPTS = select(REWARDS).where(one_of(REWARDS.c.attempt_id)).order_by(REWARDS.c.time_ns, REWARDS.c.seq)
 _ROLLOUTS_OF = select(ATTEMPTS.c.id, ATTEMPTS.c.rollout_id).where(one_of(ATTEMPTS.c.id))

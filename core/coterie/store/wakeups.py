@@ -9,11 +9,13 @@ from threading import Lock
 
 
 class Waiter:
-    """One waiting call. It waits for queued work, or for all of some rollouts to end."""
+    """One waiting call. It waits for queued work, or for so many of some rollouts to end."""
 
-    def __init__(self, rollout_ids: Collection[str] | None) -> None:
+    def __init__(self, rollout_ids: Collection[str] | None, may_remain: int) -> None:
         self.remaining = None if rollout_ids is None else set(rollout_ids)
         """The rollouts that have not ended as far as is known; None when it waits for queued work."""
+        self.may_remain = may_remain
+        """It waits until no more than so many remain."""
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
@@ -42,9 +44,9 @@ class Wakeups:
         return bool(self._waiters)
 
     @contextmanager
-    def waiter(self, rollout_ids: Collection[str] | None = None) -> Iterator[Waiter]:
+    def waiter(self, rollout_ids: Collection[str] | None = None, *, may_remain: int = 0) -> Iterator[Waiter]:
         """Register a waiter for the time of the block."""
-        waiter = Waiter(rollout_ids)
+        waiter = Waiter(rollout_ids, may_remain)
         with self._lock:
             self._waiters.add(waiter)
         try:
@@ -58,7 +60,7 @@ class Wakeups:
         with self._lock:
             if waiter.remaining is not None:
                 waiter.remaining.intersection_update(open_ids)
-                if not waiter.remaining:
+                if len(waiter.remaining) <= waiter.may_remain:
                     waiter.wake()
 
     def announce(self, *, queued: bool, ended: Collection[str]) -> None:
@@ -70,7 +72,7 @@ class Wakeups:
                         waiter.wake()
                 elif ended:
                     waiter.remaining.difference_update(ended)
-                    if not waiter.remaining:
+                    if len(waiter.remaining) <= waiter.may_remain:
                         waiter.wake()
 
     def wake_all(self) -> None:

@@ -7,23 +7,25 @@ an attempt's state are in this file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, update
 
 from coterie.errors import LeaseLostError, NotFoundError, StoreError
 from coterie.store import records
 from coterie.store.base import Page, attempt_id_of
 from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, replace, rows_in
-from coterie.store.tables import ATTEMPTS, RESOURCES, ROLLOUTS, TASKS
-from coterie.store.traces import add_rewards, add_spans
+from coterie.store.tables import ATTEMPTS, DELAYED, RESOURCES, REWARDS, ROLLOUTS, SPANS, TASKS
+from coterie.store.traces import add_rewards, add_spans, delete_spans
 from coterie.store.writer import Transaction
 from coterie.vocabulary import (
     Attempt,
     AttemptState,
     FailureCause,
     Lease,
+    RetryPolicy,
     Rollout,
     RolloutState,
     Task,
@@ -74,9 +76,9 @@ def lease(
     now: int,
     request_id: str | None = None,
 ) -> list[Lease]:
-    """Take queued rollouts, oldest first, after returning leases that ran out."""
+    """Take queued rollouts, oldest first, after doing what time has brought."""
     connection = transaction.connection
-    expire(transaction, now)
+    catch_up(transaction, now)
     if request_id is not None and (before := _leased_before(connection, worker, request_id)) is not None:
         return before
     queued = _QUEUED if run_id is None else _QUEUED_OF_RUN
@@ -92,7 +94,7 @@ def begin(transaction: Transaction, rollout: Rollout, row: RowValues, worker: st
     (task,) = get_tasks(connection, [rollout.task_id])
     _raise_for_unpublished(connection, [rollout])
     if insert_new(connection, ROLLOUTS, [row]):
-        (queued,) = connection.execute(_QUEUED_OF_ID, {"rollout_id": rollout.id, "limit": 1}).all()
+        (queued,) = connection.execute(_NEW, {"rollout_id": rollout.id}).all()
         (lease,) = _taken(connection, [queued], worker, lease_ns=lease_ns, now=now)
         return lease
     attempts = get_attempts(connection, [rollout.id]).get(rollout.id, ())
@@ -107,7 +109,7 @@ def heartbeat(transaction: Transaction, attempt_ids: Sequence[str], *, lease_ns:
     """Prolong the leases of attempts that run still; gives their ids."""
     held: set[str] = set()
     for some in in_portions(attempt_ids):
-        prolonged = transaction.connection.execute(_PROLONG, {"values": some, "expires_ns": now + lease_ns})
+        prolonged = transaction.connection.execute(_PROLONG, {"values": some, "expires_ns": now + lease_ns, "now": now})
         held.update(prolonged.scalars())
     return frozenset(held)
 
@@ -156,18 +158,40 @@ def give_back(transaction: Transaction, attempt_ids: Sequence[str], *, now: int)
         _end(transaction, records.attempt_of(row), AttemptState.CANCELLED, None, error=error, now=now)
 
 
-def expire(transaction: Transaction, now: int) -> None:
-    """End the attempts whose lease ran out."""
-    for row in transaction.connection.execute(_OVERDUE, {"now": now}).all():
-        attempt = records.attempt_of(row)
-        error = f"worker {attempt.worker!r} sent no heartbeat before its lease ran out"
-        _end(transaction, attempt, AttemptState.FAILED, FailureCause.LEASE_EXPIRED, error=error, now=now)
+def catch_up(transaction: Transaction, now: int) -> None:
+    """Do what time has brought: end attempts whose lease ran out, and queue rollouts whose time has come."""
+    connection = transaction.connection
+    times = connection.execute(_NEXT_TIMES).one()
+    if times.expiry is not None and times.expiry <= now:
+        for row in connection.execute(_OVERDUE, {"now": now}).all():
+            attempt = records.attempt_of(row)
+            error = f"worker {attempt.worker!r} sent no heartbeat before its lease ran out"
+            _end(transaction, attempt, AttemptState.FAILED, FailureCause.LEASE_EXPIRED, error=error, now=now)
+    if times.available is not None and times.available <= now:
+        connection.execute(_QUEUE_AVAILABLE, {"now": now})
+        transaction.queued = True
 
 
-def next_expiry(connection: Connection) -> int | None:
-    """When the next lease runs out, or None when there is none."""
-    expiry: int | None = connection.execute(_NEXT_EXPIRY).scalar()
-    return expiry
+def next_time(connection: Connection) -> int | None:
+    """When time brings the next thing: a lease runs out, or a rollout becomes available. None when nothing is due."""
+    times = [time for time in connection.execute(_NEXT_TIMES).one() if time is not None]
+    return min(times, default=None)
+
+
+def count_anew(transaction: Transaction, now: int) -> None:
+    """Call it when the clock may have gone back: what seems to have begun in the future begins now.
+
+    Leases are counted from now in full, and so are delays that follow a failed attempt. A time that somebody gave
+    (``Rollout.available_ns``) stays.
+    """
+    connection = transaction.connection
+    connection.execute(_COUNT_LEASES_ANEW, {"now": now})
+    for row in connection.execute(_PUT_OFF_IN_THE_FUTURE, {"now": now}).all():
+        rollout = records.rollout_of(row)
+        failed = _failures(get_attempts(connection, [rollout.id])[rollout.id])
+        available_ns = now + _delay_ns(rollout.retry, sum(failed.values()))
+        if available_ns < row.available_ns:
+            connection.execute(_SET_AVAILABLE, {"rollout_id": rollout.id, "available_ns": available_ns})
 
 
 def cancel(transaction: Transaction, rollout_ids: Sequence[str], *, reason: str, now: int) -> None:
@@ -184,9 +208,65 @@ def cancel(transaction: Transaction, rollout_ids: Sequence[str], *, reason: str,
         connection.execute(
             update(ROLLOUTS)
             .where(ROLLOUTS.c.id.in_(some))
-            .values(state=RolloutState.CANCELLED.value, reason=records.storable(reason), finished_ns=now)
+            .values(
+                state=RolloutState.CANCELLED.value,
+                reason=records.storable(reason),
+                available_ns=None,
+                finished_ns=now,
+            )
         )
     transaction.ended.update(open_ids)
+
+
+def requeue(transaction: Transaction, rollout_ids: Sequence[str], *, attempts: int) -> None:
+    """Put dead and cancelled rollouts back into the queue with so many more attempts."""
+    connection = transaction.connection
+    rollouts = {rollout.id: rollout for rollout in get_rollouts(connection, rollout_ids)}
+    done = [rollout.id for rollout in rollouts.values() if rollout.state is RolloutState.SUCCEEDED]
+    if done:
+        raise StoreError(
+            f"requeue: {_named(done)} succeeded already; only dead or cancelled rollouts go back to the queue. "
+            "To make it again, queue a new rollout. Nothing was changed."
+        )
+    again = [rollout for rollout in rollouts.values() if rollout.state.terminal]
+    if not again:
+        return
+    tried = get_attempts(connection, [rollout.id for rollout in again])
+    rows = []
+    for rollout in again:
+        failed = _failures(tried[rollout.id])
+        limits = {
+            cause: failed[cause] + attempts if failed.get(cause, 0) >= limit else limit
+            for cause, limit in rollout.retry.by_cause.items()
+        }
+        retry = dataclasses.replace(rollout.retry, by_cause=limits)
+        rows.append(
+            {
+                "rollout_id": rollout.id,
+                "max_attempts": sum(failed.values()) + attempts,
+                "retry": records.retry_text(retry, f"rollout {rollout.id!r}"),
+            }
+        )
+    connection.execute(_REQUEUE, rows)
+    transaction.queued = True
+
+
+def delete_rollouts(transaction: Transaction, rollout_ids: Iterable[str]) -> dict[str, int]:
+    """Remove ended rollouts with all that belongs to them; gives the number of rows by table."""
+    connection = transaction.connection
+    ids = list(rollout_ids)
+    states = {row.id: records.rollout_state(row.state) for row in rows_in(connection, _ROLLOUT_STATES, ids)}
+    going_on = [id_ for id_, state in states.items() if not state.terminal]
+    if going_on:
+        raise StoreError(f"{_named(going_on)} has not ended; cancel it before it is removed. Nothing was removed.")
+    counts = dict.fromkeys(("rollouts", "attempts", "spans", "rewards"), 0)
+    for some in in_portions(states):
+        attempt_ids = connection.execute(_ATTEMPT_IDS, {"values": some}).scalars().all()
+        counts["spans"] += delete_spans(transaction, SPANS.c.attempt_id, attempt_ids)
+        counts["spans"] += delete_spans(transaction, SPANS.c.rollout_id, some)
+        for table, statement in _DELETE_OF_ROLLOUTS.items():
+            counts[table] += connection.execute(statement, {"values": some}).rowcount
+    return counts
 
 
 def get_rollouts(connection: Connection, ids: Sequence[str]) -> tuple[Rollout, ...]:
@@ -198,12 +278,24 @@ def get_rollouts(connection: Connection, ids: Sequence[str]) -> tuple[Rollout, .
 
 def list_rollouts(connection: Connection, filters: Mapping[str, Any], after: str | None, limit: int) -> Page[Rollout]:
     """A page of rollouts in the order in which they were queued."""
-    return page(connection, ROLLOUTS, filters, key=ROLLOUTS.c.seq, after=after, limit=limit, item_of=records.rollout_of)
+    listed = page(
+        connection, ROLLOUTS, filters, key=ROLLOUTS.c.seq, after=after, limit=limit, item_of=_place_and_rollout
+    )
+    if filters.get("state") == RolloutState.QUEUED:
+        delayed = {**filters, "state": DELAYED}
+        more = page(
+            connection, ROLLOUTS, delayed, key=ROLLOUTS.c.seq, after=after, limit=limit, item_of=_place_and_rollout
+        )
+        both = sorted((*listed.items, *more.items), key=lambda entry: entry[0])
+        cut = len(both) > limit or listed.cursor is not None or more.cursor is not None
+        both = both[:limit]
+        listed = Page(both, str(both[-1][0]) if cut else None)
+    return Page(tuple(rollout for _, rollout in listed.items), listed.cursor)
 
 
 def open_rollouts(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Those of these rollouts that have not ended."""
-    states = {row.id: RolloutState(row.state) for row in rows_in(connection, _ROLLOUT_STATES, ids)}
+    states = {row.id: records.rollout_state(row.state) for row in rows_in(connection, _ROLLOUT_STATES, ids)}
     _raise_for_missing("rollout", ids, states)
     return {id_ for id_, state in states.items() if not state.terminal}
 
@@ -211,6 +303,11 @@ def open_rollouts(connection: Connection, ids: Sequence[str]) -> set[str]:
 def get_attempts(connection: Connection, rollout_ids: Sequence[str]) -> dict[str, tuple[Attempt, ...]]:
     """The attempts of each rollout, first to last."""
     return grouped(connection, _ATTEMPTS_OF_ROLLOUTS, ATTEMPTS.c.rollout_id, rollout_ids, records.attempt_of)
+
+
+def list_attempts(connection: Connection, after: str | None, limit: int) -> Page[Attempt]:
+    """A page of attempts by id."""
+    return page(connection, ATTEMPTS, {}, key=ATTEMPTS.c.id, after=after, limit=limit, item_of=records.attempt_of)
 
 
 def _leased_before(connection: Connection, worker: str, request_id: str) -> list[Lease] | None:
@@ -248,7 +345,7 @@ def _taken(
                 started_ns=now,
                 lease_expires_ns=now + lease_ns,
             ),
-            rollout=dataclasses.replace(records.rollout_of(row), state=RolloutState.RUNNING),
+            rollout=dataclasses.replace(records.rollout_of(row), state=RolloutState.RUNNING, available_ns=None),
             task=task,
         )
         for index, (row, task) in enumerate(zip(queued, tasks, strict=True))
@@ -284,6 +381,7 @@ def _end(
     )
     (rollout,) = get_rollouts(connection, [attempt.rollout_id])
     reason: str | None = None
+    available_ns: int | None = None
     if state is AttemptState.SUCCEEDED:
         becomes = RolloutState.SUCCEEDED
     elif state is AttemptState.CANCELLED:
@@ -291,22 +389,37 @@ def _end(
         reason = None if retry else _what_happened(attempt, "was given up", error)
     else:
         assert cause is not None
-        becomes = RolloutState.QUEUED if retry and _attempts_left(connection, rollout) else RolloutState.DEAD
-        if becomes is RolloutState.DEAD:
-            reason = _what_happened(attempt, _WHY[cause], error)
-            if retry:
-                reason += f" That was the last of {rollout.max_attempts} allowed attempts."
-    finished_ns = now if becomes.terminal else None
-    reason = records.storable(reason)
+        failed = _failures(get_attempts(connection, [rollout.id])[rollout.id])
+        limit = _limit_hit(rollout, failed, cause) if retry else ""
+        if limit is None:
+            becomes = RolloutState.QUEUED
+            delay_ns = _delay_ns(rollout.retry, sum(failed.values()))
+            available_ns = now + delay_ns if delay_ns else None
+        else:
+            becomes = RolloutState.DEAD
+            reason = _what_happened(attempt, _WHY[cause], error) + limit
+    ended = dataclasses.replace(
+        rollout,
+        state=becomes,
+        reason=records.storable(reason),
+        available_ns=available_ns,
+        finished_ns=now if becomes.terminal else None,
+    )
     connection.execute(
         _SET_STATE,
-        {"rollout_id": rollout.id, "state": becomes.value, "reason": reason, "finished_ns": finished_ns},
+        {
+            "rollout_id": ended.id,
+            "state": records.queued_state(ended) if becomes is RolloutState.QUEUED else becomes.value,
+            "reason": ended.reason,
+            "available_ns": available_ns,
+            "finished_ns": ended.finished_ns,
+        },
     )
     if becomes.terminal:
         transaction.ended.add(rollout.id)
     else:
         transaction.queued = True
-    return dataclasses.replace(rollout, state=becomes, reason=reason, finished_ns=finished_ns)
+    return ended
 
 
 _WHY = {
@@ -322,11 +435,40 @@ def _what_happened(attempt: Attempt, why: str, error: str | None) -> str:
     return f"Attempt {attempt.number} {why}{': ' + first_line if first_line else ''}."
 
 
-def _attempts_left(connection: Connection, rollout: Rollout) -> bool:
-    # An attempt that was given back unharmed does not count.
-    states: Sequence[str] = connection.execute(_STATES_OF_ATTEMPTS, {"rollout_id": rollout.id}).scalars().all()
-    failed = states.count(AttemptState.FAILED.value)
-    return failed < rollout.max_attempts
+def _failures(attempts: Iterable[Attempt]) -> Mapping[FailureCause | None, int]:
+    """How many attempts failed, by cause. One that was given back unharmed did not fail."""
+    return Counter(attempt.cause for attempt in attempts if attempt.state is AttemptState.FAILED)
+
+
+def _limit_hit(rollout: Rollout, failed: Mapping[FailureCause | None, int], cause: FailureCause) -> str | None:
+    """The sentence that says which limit was hit by the last failure, or None if another attempt is allowed."""
+    of_cause = rollout.retry.by_cause.get(cause)
+    if of_cause is not None and failed[cause] >= of_cause:
+        return f" Its retry policy allows {_times(of_cause)} that ends as {cause}, and this was the last."
+    if sum(failed.values()) >= rollout.max_attempts:
+        return f" That was the last of {rollout.max_attempts} allowed attempts."
+    return None
+
+
+def _delay_ns(retry: RetryPolicy, failed: int) -> int:
+    """How long a rollout is put off after so many failed attempts, in nanoseconds."""
+    try:
+        seconds = min(retry.delay_seconds * float(retry.backoff) ** (failed - 1), retry.max_delay_seconds)
+    except OverflowError:
+        seconds = retry.max_delay_seconds if retry.delay_seconds else 0.0
+    return int(seconds * 1e9)
+
+
+def _times(number: int) -> str:
+    return "1 attempt" if number == 1 else f"{number} attempts"
+
+
+def _named(ids: Sequence[str]) -> str:
+    return f"rollout {ids[0]!r}" + (f" (like {len(ids) - 1} more)" if len(ids) > 1 else "")
+
+
+def _place_and_rollout(row: Any) -> tuple[int, Rollout]:
+    return row.seq, records.rollout_of(row)
 
 
 def _raise_for_missing(kind: str, ids: Sequence[str], found: Any) -> None:
@@ -387,12 +529,29 @@ _QUEUED = (
     .limit(bindparam("limit"))
 )
 _QUEUED_OF_RUN = _QUEUED.where(ROLLOUTS.c.run_id == bindparam("run_id"))
-_QUEUED_OF_ID = _QUEUED.where(ROLLOUTS.c.id == bindparam("rollout_id"))
-_SET_RUNNING = update(ROLLOUTS).where(_OF_ROLLOUT).values(state=RolloutState.RUNNING.value)
+_NEW = select(ROLLOUTS, _LAST_NUMBER).where(_OF_ROLLOUT)
+_SET_RUNNING = update(ROLLOUTS).where(_OF_ROLLOUT).values(state=RolloutState.RUNNING.value, available_ns=None)
 _SET_STATE = (
     update(ROLLOUTS)
     .where(_OF_ROLLOUT)
-    .values(state=bindparam("state"), reason=bindparam("reason"), finished_ns=bindparam("finished_ns"))
+    .values(
+        state=bindparam("state"),
+        reason=bindparam("reason"),
+        available_ns=bindparam("available_ns"),
+        finished_ns=bindparam("finished_ns"),
+    )
+)
+_REQUEUE = (
+    update(ROLLOUTS)
+    .where(_OF_ROLLOUT)
+    .values(
+        state=RolloutState.QUEUED.value,
+        reason=None,
+        available_ns=None,
+        finished_ns=None,
+        max_attempts=bindparam("max_attempts"),
+        retry=bindparam("retry"),
+    )
 )
 
 _ADD_ATTEMPT = ATTEMPTS.insert()
@@ -404,13 +563,40 @@ _OVERDUE = (
     .where(_IS_RUNNING, ATTEMPTS.c.lease_expires_ns <= bindparam("now"))
     .order_by(ATTEMPTS.c.lease_expires_ns)
 )
-_NEXT_EXPIRY = select(func.min(ATTEMPTS.c.lease_expires_ns)).where(_IS_RUNNING)
-# Counting by state in SQL would tempt SQLite to walk through the failed attempts of all rollouts.
-_STATES_OF_ATTEMPTS = select(ATTEMPTS.c.state).where(ATTEMPTS.c.rollout_id == bindparam("rollout_id"))
+# Written out, because SQLite uses the index of the delayed ones only when it can read that they are asked for.
+_IS_DELAYED = ROLLOUTS.c.state == literal_column(f"'{DELAYED}'")
+_NEXT_TIMES = select(
+    select(func.min(ATTEMPTS.c.lease_expires_ns)).where(_IS_RUNNING).scalar_subquery().label("expiry"),
+    select(func.min(ROLLOUTS.c.available_ns)).where(_IS_DELAYED).scalar_subquery().label("available"),
+)
+_QUEUE_AVAILABLE = (
+    update(ROLLOUTS)
+    .where(_IS_DELAYED, ROLLOUTS.c.available_ns <= bindparam("now"))
+    .values(state=RolloutState.QUEUED.value)
+)
+_COUNT_LEASES_ANEW = (
+    update(ATTEMPTS)
+    .where(_IS_RUNNING, ATTEMPTS.c.renewed_ns > bindparam("now"))
+    .values(
+        lease_expires_ns=ATTEMPTS.c.lease_expires_ns - ATTEMPTS.c.renewed_ns + bindparam("now"),
+        renewed_ns=bindparam("now"),
+    )
+)
+_PUT_OFF_IN_THE_FUTURE = select(ROLLOUTS).where(
+    _IS_DELAYED,
+    select(ATTEMPTS.c.id)
+    .where(
+        ATTEMPTS.c.rollout_id == ROLLOUTS.c.id,
+        ATTEMPTS.c.state == AttemptState.FAILED.value,
+        ATTEMPTS.c.ended_ns > bindparam("now"),
+    )
+    .exists(),
+)
+_SET_AVAILABLE = update(ROLLOUTS).where(_OF_ROLLOUT).values(available_ns=bindparam("available_ns"))
 _PROLONG = (
     update(ATTEMPTS)
     .where(_IS_RUNNING, one_of(ATTEMPTS.c.id))
-    .values(lease_expires_ns=bindparam("expires_ns"))
+    .values(lease_expires_ns=bindparam("expires_ns"), renewed_ns=bindparam("now"))
     .returning(ATTEMPTS.c.id)
 )
 _END_ATTEMPT = (
@@ -424,3 +610,10 @@ _END_ATTEMPT = (
         warnings=bindparam("warnings"),
     )
 )
+_ATTEMPT_IDS = select(ATTEMPTS.c.id).where(one_of(ATTEMPTS.c.rollout_id))
+# In the order in which the rows depend on each other.
+_DELETE_OF_ROLLOUTS = {
+    "rewards": delete(REWARDS).where(one_of(REWARDS.c.rollout_id)),
+    "attempts": delete(ATTEMPTS).where(one_of(ATTEMPTS.c.rollout_id)),
+    "rollouts": delete(ROLLOUTS).where(one_of(ROLLOUTS.c.id)),
+}
