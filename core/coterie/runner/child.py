@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import signal
 import sys
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from threading import RLock, Thread
@@ -50,15 +52,27 @@ class Began:
 
 
 class _PipeSink:
-    """Sends spans and rewards as they come, so that those of a killed attempt are not lost."""
+    """Sends spans and rewards as they come, so that those of a killed attempt are not lost. A full pipe slows the attempt
+    down to what the runner takes.
+    """
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._lock = RLock()
+        self._outbox: deque[object] = deque()
+        self._sending = False
 
     def send(self, message: object) -> None:
         with self._lock:
-            self._pipe.send(message)
+            self._outbox.append(message)
+            if self._sending:
+                return  # In the middle of itself, from within a garbage collection: the outer one sends it.
+            self._sending = True
+            try:
+                while self._outbox:
+                    self._pipe.send(self._outbox.popleft())
+            finally:
+                self._sending = False
 
     def add_span(self, span: Span) -> None:
         self.send(span)
@@ -70,6 +84,7 @@ class _PipeSink:
 def main() -> None:
     """Work until the pipe says to end; die at once when the runner has died."""
     pipe = Connection(int(sys.argv[1]))
+    _start_guard(life=int(sys.argv[2]), pipe=pipe)
     sink = _PipeSink(pipe)
     try:
         from coterie.apps import load_app
@@ -92,10 +107,25 @@ def main() -> None:
             sink.send(runner.run(player.play(assignment, sink, None, never)))
 
 
+def _start_guard(*, life: int, pipe: Connection) -> None:
+    """Fork a process that waits for the runner's death and then kills the whole group: what the attempt started as well,
+    and also if the attempt holds the interpreter, so that no thread of it would notice anything.
+    """
+    if os.fork():
+        os.close(life)
+        return
+    # Only the runner's own copies must keep its end of the pipe, and its terminal, open.
+    pipe.close()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    while os.read(life, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
 def _receive(pipe: Connection, inbox: queue.SimpleQueue[Assignment | None]) -> None:
-    """Runs in a thread, so that the runner's death is noticed whatever the attempt does."""
-    try:
+    """Runs in a thread, for the pipe must be read while an attempt is played."""
+    with contextlib.suppress(EOFError, OSError):  # The runner has died; the guard ends us.
         while True:
             inbox.put(pipe.recv())
-    except (EOFError, OSError):
-        os.killpg(0, signal.SIGKILL)

@@ -41,6 +41,7 @@ class ProcessPool:
         self._origin = origin
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
+        self._life: Life | None = None
 
     async def play(
         self,
@@ -51,9 +52,11 @@ class ProcessPool:
     ) -> Outcome:
         """Play one attempt. The deadline counts from when the process has imported the app."""
         try:
-            worker = await self._ready_worker()
+            worker = await self._ready_worker_unless(interrupted)
         except BackendError as error:
             return Outcome(AttemptState.FAILED, FailureCause.ERROR, str(error))
+        if worker is None:
+            return cut_off(interrupted, None, "had not begun")
         try:
             outcome = worker.begin(assignment, sink)
             either: set[asyncio.Future[Any]] = {outcome, interrupted}
@@ -78,6 +81,21 @@ class ProcessPool:
         workers, self._all = self._all, set()
         self._idle.clear()
         await asyncio.gather(*(worker.end() for worker in workers))
+        if self._life is not None:
+            self._life.close()
+            self._life = None
+
+    async def _ready_worker_unless(self, interrupted: asyncio.Future[Interruption]) -> _Worker | None:
+        """A worker process that is ready, or None if the attempt was interrupted before it was."""
+        starting = asyncio.create_task(self._ready_worker())
+        try:
+            either: set[asyncio.Future[Any]] = {starting, interrupted}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return starting.result() if starting.done() else None
+        finally:
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait({starting})
 
     async def _ready_worker(self) -> _Worker:
         while self._idle:
@@ -85,7 +103,8 @@ class ProcessPool:
             if worker.alive:
                 return worker
             self._all.discard(worker)
-        worker = _Worker(self._origin)
+        self._life = self._life or Life()
+        worker = _Worker(self._origin, self._life)
         self._all.add(worker)
         try:
             await asyncio.wait_for(asyncio.shield(worker.ready), START_SECONDS)
@@ -100,10 +119,22 @@ class ProcessPool:
         return worker
 
 
+class Life:
+    """A pipe that nobody writes to: its end means to the worker processes that the runner is gone, however it ended."""
+
+    def __init__(self) -> None:
+        self.childs_end, self._own_end = os.pipe()
+
+    def close(self) -> None:
+        """Release both ends."""
+        os.close(self.childs_end)
+        os.close(self._own_end)
+
+
 class _Worker:
     """One worker process, and the thread that reads what it says."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, life: Life) -> None:
         setup = Setup(origin, roles._role_map, content_rules())
         try:
             pickle.dumps(setup)
@@ -118,12 +149,14 @@ class _Worker:
         self._outcome: asyncio.Future[Outcome] | None = None
         self._sink: SpanSink | None = None
         self._root: Span | None = None
+        self._root_ended: str | None = None
+        """The id of the last root span that ended."""
         self._pipe, childs_end = Pipe()
         with childs_end:
             # A session of its own, so that its own children can be killed with it.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-c", _COMMAND, str(childs_end.fileno())],
-                pass_fds=[childs_end.fileno()],
+                [sys.executable, "-c", _COMMAND, str(childs_end.fileno()), str(life.childs_end)],
+                pass_fds=[childs_end.fileno(), life.childs_end],
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
@@ -152,9 +185,10 @@ class _Worker:
 
     def end_root_span(self, outcome: Outcome) -> None:
         """End the attempt's root span in place of a process that cannot any more; the process's own comes first."""
-        if self._root is not None and self._sink is not None and outcome.error is not None:
+        root, sink = self._root, self._sink
+        if root is not None and root.span_id != self._root_ended and sink is not None and outcome.error is not None:
             message = outcome.error.splitlines()[0]
-            self._sink.add_span(replace(self._root, end_ns=now_ns(), status=SpanStatus.ERROR, status_message=message))
+            sink.add_span(replace(root, end_ns=now_ns(), status=SpanStatus.ERROR, status_message=message))
 
     async def kill(self) -> None:
         """Kill the process and what it started, and wait until it is gone."""
@@ -171,7 +205,12 @@ class _Worker:
     def _listen(self) -> None:
         try:
             while True:
-                self._tell(self._take, self._pipe.recv())
+                message = self._pipe.recv()
+                # Kept here and not by the loop: while the sink is busy the pipe fills up, and the attempt waits.
+                if isinstance(message, Span | Reward):
+                    self._keep(message)
+                else:
+                    self._tell(self._take, message)
         except (EOFError, OSError):
             pass
         except Exception:  # noqa: BLE001 - the thread must not end without ending the process
@@ -186,6 +225,17 @@ class _Worker:
         with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
             self._loop.call_soon_threadsafe(call, *args)
 
+    def _keep(self, item: Span | Reward) -> None:
+        sink = self._sink
+        if sink is None:
+            return
+        if isinstance(item, Reward):
+            sink.add_reward(item)
+            return
+        if item.parent_id is None:
+            self._root_ended = item.span_id
+        sink.add_span(item)
+
     def _take(self, message: object) -> None:
         match message:
             case Ready():
@@ -196,12 +246,6 @@ class _Worker:
                     self.ready.set_exception(BackendError(text))
             case Began(root):
                 self._root = root
-            case Span() if self._sink is not None:
-                if self._root is not None and message.span_id == self._root.span_id:
-                    self._root = None
-                self._sink.add_span(message)
-            case Reward() if self._sink is not None:
-                self._sink.add_reward(message)
             case Outcome() if self._outcome is not None and not self._outcome.done():
                 self._outcome.set_result(message)
 

@@ -244,7 +244,7 @@ class _Spill:
     """A queue of portions in a file without a name."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="coterie-spans-")
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="coterie-spans-")  # noqa: SIM115 - closed with the sink
         self._read_to = 0
         self._written_to = 0
 
