@@ -32,8 +32,16 @@ class Connecting:
             await self._store.__aexit__(kind, error, traceback)
 
 
-def connect(url: str | os.PathLike[str]) -> Connecting:
-    """Open the store at ``url``: ``sqlite:///runs.db`` (four slashes for an absolute path), or just a path.
+TOKEN_VARIABLE = "COTERIE_TOKEN"  # noqa: S105 - its name, not its value
+"""The environment variable that holds the token of a server, where none is given."""
+
+
+def connect(url: str | os.PathLike[str], *, token: str | None = None) -> Connecting:
+    """Open the store at ``url``: ``sqlite:///runs.db`` (four slashes for an absolute path), or just a path; or the one
+    behind a server, ``https://host:port``.
+
+    ``token`` is what lets this program use a server; by default it is taken from the environment variable
+    ``COTERIE_TOKEN``.
 
     Use it as ``async with coterie.connect(url) as store:``, which closes the store at the end, or as
     ``store = await coterie.connect(url)``.
@@ -50,10 +58,10 @@ def connect(url: str | os.PathLike[str]) -> Connecting:
             f"store {address!r}: unknown kind {scheme!r}. Known are {', '.join(f'{name}://' for name in _SCHEMES)} "
             "and plain paths, for example sqlite:///runs.db."
         )
-    return _SCHEMES[scheme](address)
+    return _SCHEMES[scheme](address, token)
 
 
-def _sqlite(address: str) -> Connecting:
+def _sqlite(address: str, _token: str | None) -> Connecting:
     path = address
     if "://" in address:
         rest = address.split("://", 1)[1]
@@ -78,4 +86,24 @@ def _sqlite(address: str) -> Connecting:
     return Connecting(opened)
 
 
-_SCHEMES: dict[str, Callable[[str], Connecting]] = {"sqlite": _sqlite}
+def _server(address: str, token: str | None) -> Connecting:
+    try:
+        from coterie.store.http import HttpStore, checked_address
+    except ImportError as error:
+        raise ConfigError(
+            f"store {urlsplit(address).scheme}://…: a package is missing ({error.name}). "
+            'Install it with `pip install "coterie[client]"`.'
+        ) from error
+    checked_address(address)
+
+    async def opened() -> Store:
+        return await HttpStore.open(address, token=token or os.environ.get(TOKEN_VARIABLE))
+
+    return Connecting(opened)
+
+
+_SCHEMES: dict[str, Callable[[str, str | None], Connecting]] = {
+    "sqlite": _sqlite,
+    "http": _server,
+    "https": _server,
+}
