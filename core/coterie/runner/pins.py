@@ -61,14 +61,19 @@ class Pins:
                     f"have: {error}"
                 ) from error
             if resource.kind is ResourceKind.ENDPOINT:
-                endpoints[name] = _endpoint(resource)
+                endpoints[name] = endpoint_in(resource)
             elif resource.kind is ResourceKind.PROMPT:
-                role, prompt = _prompt(resource)
+                role, prompt = prompt_in(resource)
                 prompts[role] = prompt
         return Pinned(endpoints, prompts)
 
 
-def _endpoint(resource: Resource) -> Endpoint:
+def endpoint_in(resource: Resource) -> Endpoint:
+    """The endpoint that a resource of its kind holds.
+
+    Raises:
+        ConfigError: its content is no endpoint.
+    """
     content: dict[str, Any] = dict(resource.content)
     known = {field.name for field in fields(Endpoint)}
     problems = [f"it lacks {name!r}" for name in ("base_url", "model", "policy") if not content.get(name)]
@@ -83,7 +88,12 @@ def _endpoint(resource: Resource) -> Endpoint:
     return Endpoint(**content)
 
 
-def _prompt(resource: Resource) -> tuple[str, PromptVersion]:
+def prompt_in(resource: Resource) -> tuple[str, PromptVersion]:
+    """The role that a prompt resource is for, and the prompt.
+
+    Raises:
+        ConfigError: its content is no prompt.
+    """
     text = resource.content.get("text")
     role = resource.content.get("role") or resource.name
     if not isinstance(text, str) or not isinstance(role, str):
