@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, select
 
 from coterie.errors import NotFoundError, StoreError
 from coterie.store import records
+from coterie.store.locks import lock_rollouts
 from coterie.store.statements import insert_new, one_of, rows_in
 from coterie.store.tables import (
     ATTEMPTS,
@@ -75,6 +76,7 @@ def load(transaction: Transaction, rows: Rows) -> None:
         insert_new(connection, table, given[table])
     _raise_for_missing(connection, given[ROLLOUTS], "task_id", TASKS)
     insert_new(connection, ROLLOUTS, given[ROLLOUTS])
+    lock_rollouts(connection, {row["rollout_id"] for row in given[ATTEMPTS]})
     _raise_for_missing(connection, given[ATTEMPTS], "rollout_id", ROLLOUTS)
     insert_new(connection, ATTEMPTS, given[ATTEMPTS])
     _raise_for_other_attempts(connection, given[ATTEMPTS])

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from coterie.errors import NotFoundError, StoreError
 from coterie.store import records
+from coterie.store.locks import lock_name
 from coterie.store.tables import RESOURCES
 from coterie.store.writer import Transaction
 from coterie.vocabulary import Resource, ResourceKind
@@ -16,6 +17,7 @@ from coterie.vocabulary import Resource, ResourceKind
 def publish(transaction: Transaction, resource: Resource) -> Resource:
     """Add the next version. A version that the caller gives must be that one, or be published already, the same."""
     connection = transaction.connection
+    lock_name(connection, f"resource {resource.name}")
     latest = _find(connection, resource.name, None)
     if latest is not None and latest.kind is not resource.kind:
         raise StoreError(

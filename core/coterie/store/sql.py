@@ -12,6 +12,7 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, func, select, update
@@ -69,10 +70,12 @@ class SqlStore(Store):
         write: Callable[[Transaction], Result],
         *,
         undo: Callable[[Transaction, Result], None] | None = None,
+        repeatable: bool = True,
     ) -> Result:
         """Run ``write`` in a transaction, all or nothing, and return its result when it is on disk.
 
-        If the caller is gone by then, ``undo`` takes it back.
+        If the caller is gone by then, ``undo`` takes it back. A write that is not ``repeatable`` is not made again
+        when it is not known whether it was made.
         """
 
     @abstractmethod
@@ -286,7 +289,11 @@ class SqlStore(Store):
 
     async def publish(self, resource: Resource) -> Resource:
         records.resource_row(resource)
-        return await self._write(lambda transaction: resources.publish(transaction, resource))
+        return await self._write(
+            lambda transaction: resources.publish(transaction, resource),
+            # Without a version it gets another one each time.
+            repeatable=resource.version != 0,
+        )
 
     async def get_resource(self, name: str, version: int | None = None) -> Resource:
         return await self._read(lambda connection: resources.get_resource(connection, name, version))
@@ -335,23 +342,25 @@ class SqlStore(Store):
 
     async def prune(self, retention: Retention) -> Pruned:
         before = await self._read(self._bytes)
-        counts: Counter[str] = Counter()
+        modes = [mode.value for mode in retention.keep_modes]
+        removed: Counter[str] = Counter()
         if retention.max_age_seconds is not None:
             ended_before = self._clock() - int(retention.max_age_seconds * 1e9)
-            while removed := await self._remove_some(retention, ended_before, before):
-                counts.update(removed.counts)
+            swept = await self._swept(pruning.Sweep(pruning.NEVER, ended_before, modes))
+            removed.update(swept.removed)
         if retention.max_bytes is not None:
+            sweep = pruning.Sweep(0, keep_modes=modes)
             in_use = await self._read(self._bytes_in_use)
-            while (enough := in_use - retention.max_bytes) > 0:
-                while enough > 0 and (removed := await self._remove_some(retention, None, enough)):
-                    counts.update(removed.counts)
-                    enough -= removed.size
+            while (excess := in_use - retention.max_bytes) > 0:
+                sweep.left, sweep.done = excess, False
+                sweep = await self._swept(sweep)
                 previous, in_use = in_use, await self._read(self._bytes_in_use)
                 if in_use >= previous:
                     break
-        if counts:
+            removed.update(sweep.removed)
+        if removed.total():
             await self._give_back_space()
-        return Pruned(**counts, bytes_before=before, bytes_after=await self._read(self._bytes))
+        return Pruned(**removed, bytes_before=before, bytes_after=await self._read(self._bytes))
 
     async def statistics(self) -> Mapping[str, JSON]:
         return await self._read(self._count)
@@ -377,10 +386,10 @@ class SqlStore(Store):
             ),
         )
 
-    async def _remove_some(self, retention: Retention, ended_before: int | None, enough: int) -> pruning.Removed:
-        return await self._write(
-            lambda transaction: pruning.remove_some(transaction, retention, ended_before=ended_before, enough=enough)
-        )
+    async def _swept(self, sweep: pruning.Sweep) -> pruning.Sweep:
+        while not sweep.done:
+            sweep = await self._write(partial(pruning.sweep_on, before=sweep))
+        return sweep
 
     async def _catch_up_if_due(self) -> None:
         await self._notice_the_clock()

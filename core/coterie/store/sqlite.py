@@ -101,6 +101,7 @@ class SqliteStore(SqlStore):
         write: Callable[[Transaction], Result],
         *,
         undo: Callable[[Transaction, Result], None] | None = None,
+        repeatable: bool = True,  # noqa: ARG002 - the outcome is always known
     ) -> Result:
         self._raise_if_forked()
         return await self._writer.write(write, undo=undo)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Table, bindparam, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Select, Table, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from coterie.errors import StoreError
+from coterie.store import arrival
 from coterie.store.base import Page
 
 Item = TypeVar("Item")
@@ -22,13 +23,23 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     """Insert rows, leaving those whose key exists already as they are. Gives the number inserted."""
     if not rows:
         return 0
-    return connection.execute(_insert_new(table), list(rows)).rowcount
+    dialect = connection.dialect.name
+    if dialect == "postgresql" and "seq" in table.columns:
+        arrival.announce(connection, table)
+    return connection.execute(_insert_new(table, dialect), list(rows)).rowcount
 
 
 def replace(connection: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; one whose key exists already takes the new values in all other columns."""
-    if rows:
-        connection.execute(_replace(table, tuple(key)), list(rows))
+    if not rows:
+        return
+    dialect = connection.dialect.name
+    if dialect == "postgresql":
+        # Two transactions that replace the same rows in different orders would wait for each other forever.
+        rows = sorted(rows, key=lambda row: [row[name] for name in key])
+        if "seq" in table.columns:
+            arrival.announce(connection, table)
+    connection.execute(_replace(table, tuple(key), dialect), list(rows))
 
 
 def one_of(column: Column[Any]) -> ColumnElement[bool]:
@@ -88,13 +99,33 @@ def page(
         start = _cursor_value(table, key, after)
         conditions.append(key < start if newest_first else key > start)
     order = key.desc() if newest_first else key.asc()
-    rows = connection.execute(select(table).where(*conditions).order_by(order).limit(limit + 1)).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
+    statement = select(table).where(*conditions).order_by(order).limit(limit + 1)
+    in_order_of_arrival = key.name == "seq" and not newest_first
+    if in_order_of_arrival and connection.dialect.name == "postgresql":
+        rows, more = _settled_rows(connection, table, statement, limit)
+    else:
+        rows = connection.execute(statement).all()
+        more = len(rows) > limit
+        rows = rows[:limit]
     return Page(
         items=tuple(item_of(row) for row in rows),
         cursor=str(rows[-1]._mapping[key]) if more else None,
     )
+
+
+def _settled_rows(
+    connection: Connection, table: Table, statement: Select[Any], limit: int
+) -> tuple[Sequence[Row[Any]], bool]:
+    """Rows of a page, and whether there are more; then none can still appear before the last of these."""
+    while True:
+        settled = arrival.settled(connection, table)
+        rows = connection.execute(statement).all()
+        if len(rows) <= limit:
+            return rows, False
+        some = [row for row in rows[:limit] if row.seq <= settled]
+        if some:
+            return some, True
+        arrival.await_next(connection, table, settled)
 
 
 def _cursor_value(table: Table, key: Column[Any], after: str) -> int | str:
@@ -109,16 +140,19 @@ def _cursor_value(table: Table, key: Column[Any], after: str) -> int | str:
 
 
 @cache
-def _insert_new(table: Table) -> Any:
-    return sqlite.insert(table).on_conflict_do_nothing()
+def _insert_new(table: Table, dialect: str) -> Any:
+    return _INSERT[dialect](table).on_conflict_do_nothing()
 
 
 @cache
-def _replace(table: Table, key: tuple[str, ...]) -> Any:
-    statement = sqlite.insert(table)
+def _replace(table: Table, key: tuple[str, ...], dialect: str) -> Any:
+    statement = _INSERT[dialect](table)
     new_values = {
         column.name: statement.excluded[column.name]
         for column in table.columns
         if column.name not in key and column.name != "seq"
     }
     return statement.on_conflict_do_update(index_elements=list(key), set_=new_values)
+
+
+_INSERT: dict[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}

@@ -16,6 +16,14 @@ from sqlalchemy import Connection, bindparam, delete, func, literal_column, sele
 from coterie.errors import LeaseLostError, NotFoundError, StoreError
 from coterie.store import records
 from coterie.store.base import Page, attempt_id_of
+from coterie.store.locks import (
+    is_postgresql,
+    lock_attempts,
+    lock_name,
+    lock_rollouts,
+    lock_rollouts_of,
+    lock_running_attempts_at,
+)
 from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, replace, rows_in
 from coterie.store.tables import ATTEMPTS, DELAYED, RESOURCES, REWARDS, ROLLOUTS, SPANS, TASKS
 from coterie.store.traces import add_rewards, add_spans, delete_spans
@@ -78,6 +86,8 @@ def lease(
 ) -> list[Lease]:
     """Take queued rollouts, oldest first, after doing what time has brought."""
     connection = transaction.connection
+    if request_id is not None:
+        lock_name(connection, f"lease {request_id}")
     catch_up(transaction, now)
     if request_id is not None and (before := _leased_before(connection, worker, request_id)) is not None:
         return before
@@ -108,6 +118,7 @@ def begin(transaction: Transaction, rollout: Rollout, row: RowValues, worker: st
 def heartbeat(transaction: Transaction, attempt_ids: Sequence[str], *, lease_ns: int, now: int) -> frozenset[str]:
     """Prolong the leases of attempts that run still; gives their ids."""
     held: set[str] = set()
+    lock_attempts(transaction.connection, attempt_ids)
     for some in in_portions(attempt_ids):
         prolonged = transaction.connection.execute(_PROLONG, {"values": some, "expires_ns": now + lease_ns, "now": now})
         held.update(prolonged.scalars())
@@ -129,6 +140,7 @@ def finish(
 ) -> Rollout | LeaseLostError:
     """End an attempt. The error that says that its lease was lost is given, not raised: its spans must be kept."""
     connection = transaction.connection
+    lock_rollouts_of(connection, [attempt_id])
     row = connection.execute(_ATTEMPT, {"attempt_id": attempt_id}).first()
     if row is None:
         raise NotFoundError(f"no attempt {attempt_id!r} in this store. Use the id that lease() gave.")
@@ -153,6 +165,7 @@ def finish(
 
 def give_back(transaction: Transaction, attempt_ids: Sequence[str], *, now: int) -> None:
     """Put leased rollouts back into the queue as if they had not been taken; the attempts do not count."""
+    lock_rollouts_of(transaction.connection, attempt_ids)
     for row in list(rows_in(transaction.connection, _RUNNING_AMONG, attempt_ids)):
         error = "the worker went away before it began"
         _end(transaction, records.attempt_of(row), AttemptState.CANCELLED, None, error=error, now=now)
@@ -197,8 +210,10 @@ def count_anew(transaction: Transaction, now: int) -> None:
 def cancel(transaction: Transaction, rollout_ids: Sequence[str], *, reason: str, now: int) -> None:
     """Withdraw rollouts that have not ended, with their running attempts."""
     connection = transaction.connection
+    lock_rollouts(connection, rollout_ids)
     rollouts = get_rollouts(connection, rollout_ids)
     open_ids = [rollout.id for rollout in rollouts if not rollout.state.terminal]
+    lock_running_attempts_at(connection, open_ids)
     for some in in_portions(open_ids):
         connection.execute(
             update(ATTEMPTS)
@@ -221,6 +236,7 @@ def cancel(transaction: Transaction, rollout_ids: Sequence[str], *, reason: str,
 def requeue(transaction: Transaction, rollout_ids: Sequence[str], *, attempts: int) -> None:
     """Put dead and cancelled rollouts back into the queue with so many more attempts."""
     connection = transaction.connection
+    lock_rollouts(connection, rollout_ids)
     rollouts = {rollout.id: rollout for rollout in get_rollouts(connection, rollout_ids)}
     done = [rollout.id for rollout in rollouts.values() if rollout.state is RolloutState.SUCCEEDED]
     if done:
@@ -255,6 +271,7 @@ def delete_rollouts(transaction: Transaction, rollout_ids: Iterable[str]) -> dic
     """Remove ended rollouts with all that belongs to them; gives the number of rows by table."""
     connection = transaction.connection
     ids = list(rollout_ids)
+    lock_rollouts(connection, ids, to_delete=True)
     states = {row.id: records.rollout_state(row.state) for row in rows_in(connection, _ROLLOUT_STATES, ids)}
     going_on = [id_ for id_, state in states.items() if not state.terminal]
     if going_on:
@@ -278,19 +295,28 @@ def get_rollouts(connection: Connection, ids: Sequence[str]) -> tuple[Rollout, .
 
 def list_rollouts(connection: Connection, filters: Mapping[str, Any], after: str | None, limit: int) -> Page[Rollout]:
     """A page of rollouts in the order in which they were queued."""
-    listed = page(
-        connection, ROLLOUTS, filters, key=ROLLOUTS.c.seq, after=after, limit=limit, item_of=_place_and_rollout
-    )
-    if filters.get("state") == RolloutState.QUEUED:
-        delayed = {**filters, "state": DELAYED}
-        more = page(
-            connection, ROLLOUTS, delayed, key=ROLLOUTS.c.seq, after=after, limit=limit, item_of=_place_and_rollout
+    states = [filters.get("state")]
+    if states == [RolloutState.QUEUED]:
+        states.append(DELAYED)
+    pages = [
+        page(
+            connection,
+            ROLLOUTS,
+            {**filters, "state": state},
+            key=ROLLOUTS.c.seq,
+            after=after,
+            limit=limit,
+            item_of=_place_and_rollout,
         )
-        both = sorted((*listed.items, *more.items), key=lambda entry: entry[0])
-        cut = len(both) > limit or listed.cursor is not None or more.cursor is not None
-        both = both[:limit]
-        listed = Page(both, str(both[-1][0]) if cut else None)
-    return Page(tuple(rollout for _, rollout in listed.items), listed.cursor)
+        for state in states
+    ]
+    # What lies behind the end of one page is not complete yet.
+    ends = [int(one.cursor) for one in pages if one.cursor is not None]
+    placed = sorted((entry for one in pages for entry in one.items), key=lambda entry: entry[0])
+    complete = [entry for entry in placed if not ends or entry[0] <= min(ends)]
+    more = bool(ends) or len(complete) > limit
+    complete = complete[:limit]
+    return Page(tuple(rollout for _, rollout in complete), str(complete[-1][0]) if more else None)
 
 
 def open_rollouts(connection: Connection, ids: Sequence[str]) -> set[str]:
@@ -334,12 +360,13 @@ def _taken(
 ) -> list[Lease]:
     """Begin an attempt at each of these queued rollouts."""
     tasks = get_tasks(connection, [row.task_id for row in queued])
+    numbers = _last_numbers(connection, queued)
     leases = [
         Lease(
             attempt=Attempt(
                 id=new_id("at") if request_id is None else attempt_id_of(request_id, index),
                 rollout_id=row.id,
-                number=(row.last_number or 0) + 1,
+                number=numbers[row.id] + 1,
                 worker=worker,
                 state=AttemptState.RUNNING,
                 started_ns=now,
@@ -353,6 +380,15 @@ def _taken(
     connection.execute(_ADD_ATTEMPT, [records.attempt_row(lease.attempt) for lease in leases])
     connection.execute(_SET_RUNNING, [{"rollout_id": row.id} for row in queued])
     return leases
+
+
+def _last_numbers(connection: Connection, queued: Sequence[Any]) -> Mapping[str, int]:
+    """The number of the last attempt at each of these rollouts, 0 if there is none."""
+    numbers = {row.id: row.last_number or 0 for row in queued}
+    if is_postgresql(connection):
+        # The statement that took the rows began before they were held; what others did in between it did not see.
+        numbers.update(connection.execute(_LAST_NUMBERS, {"values": list(numbers)}).tuples())
+    return numbers
 
 
 def _end(
@@ -527,9 +563,15 @@ _QUEUED = (
     .where(ROLLOUTS.c.state == RolloutState.QUEUED.value)
     .order_by(ROLLOUTS.c.seq)
     .limit(bindparam("limit"))
+    .with_for_update(key_share=True, skip_locked=True, of=ROLLOUTS)
 )
 _QUEUED_OF_RUN = _QUEUED.where(ROLLOUTS.c.run_id == bindparam("run_id"))
 _NEW = select(ROLLOUTS, _LAST_NUMBER).where(_OF_ROLLOUT)
+_LAST_NUMBERS = (
+    select(ATTEMPTS.c.rollout_id, func.max(ATTEMPTS.c.number))
+    .where(one_of(ATTEMPTS.c.rollout_id))
+    .group_by(ATTEMPTS.c.rollout_id)
+)
 _SET_RUNNING = update(ROLLOUTS).where(_OF_ROLLOUT).values(state=RolloutState.RUNNING.value, available_ns=None)
 _SET_STATE = (
     update(ROLLOUTS)
@@ -560,8 +602,10 @@ _ATTEMPTS_OF_ROLLOUTS = select(ATTEMPTS).where(one_of(ATTEMPTS.c.rollout_id)).or
 _RUNNING_AMONG = select(ATTEMPTS).where(_IS_RUNNING, one_of(ATTEMPTS.c.id))
 _OVERDUE = (
     select(ATTEMPTS)
+    .join(ROLLOUTS, ROLLOUTS.c.id == ATTEMPTS.c.rollout_id)
     .where(_IS_RUNNING, ATTEMPTS.c.lease_expires_ns <= bindparam("now"))
     .order_by(ATTEMPTS.c.lease_expires_ns)
+    .with_for_update(key_share=True, skip_locked=True, of=[ROLLOUTS, ATTEMPTS])
 )
 # Written out, because SQLite uses the index of the delayed ones only when it can read that they are asked for.
 _IS_DELAYED = ROLLOUTS.c.state == literal_column(f"'{DELAYED}'")
@@ -571,7 +615,13 @@ _NEXT_TIMES = select(
 )
 _QUEUE_AVAILABLE = (
     update(ROLLOUTS)
-    .where(_IS_DELAYED, ROLLOUTS.c.available_ns <= bindparam("now"))
+    .where(
+        ROLLOUTS.c.seq.in_(
+            select(ROLLOUTS.c.seq)
+            .where(_IS_DELAYED, ROLLOUTS.c.available_ns <= bindparam("now"))
+            .with_for_update(key_share=True, skip_locked=True)
+        )
+    )
     .values(state=RolloutState.QUEUED.value)
 )
 _COUNT_LEASES_ANEW = (
@@ -582,15 +632,19 @@ _COUNT_LEASES_ANEW = (
         renewed_ns=bindparam("now"),
     )
 )
-_PUT_OFF_IN_THE_FUTURE = select(ROLLOUTS).where(
-    _IS_DELAYED,
-    select(ATTEMPTS.c.id)
+_PUT_OFF_IN_THE_FUTURE = (
+    select(ROLLOUTS)
     .where(
-        ATTEMPTS.c.rollout_id == ROLLOUTS.c.id,
-        ATTEMPTS.c.state == AttemptState.FAILED.value,
-        ATTEMPTS.c.ended_ns > bindparam("now"),
+        _IS_DELAYED,
+        select(ATTEMPTS.c.id)
+        .where(
+            ATTEMPTS.c.rollout_id == ROLLOUTS.c.id,
+            ATTEMPTS.c.state == AttemptState.FAILED.value,
+            ATTEMPTS.c.ended_ns > bindparam("now"),
+        )
+        .exists(),
     )
-    .exists(),
+    .with_for_update(key_share=True, skip_locked=True, of=ROLLOUTS)
 )
 _SET_AVAILABLE = update(ROLLOUTS).where(_OF_ROLLOUT).values(available_ns=bindparam("available_ns"))
 _PROLONG = (
