@@ -1,15 +1,16 @@
-"""Removing what a retention no longer keeps, a little at a time."""
+"""Removing what a retention no longer keeps, a little at a time, what ended first first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
+from sqlalchemy import Connection, func, select, tuple_
 
 from coterie.store import traces, work
-from coterie.store.retention import Retention
 from coterie.store.tables import ATTEMPTS, REWARDS, ROLLOUTS, SPANS
 from coterie.store.writer import Transaction
 
@@ -19,82 +20,112 @@ SPANS_AT_ONCE = 2000
 """Spans in one transaction, unless a single rollout has more."""
 BYTES_OF_A_ROW = 300
 """About what a row takes beside its long texts, with its entries in the indexes."""
+NEVER = 2**63 - 1
+"""A time after all others, in nanoseconds."""
 
 
-@dataclass(slots=True)
-class Removed:
-    """What one transaction removed."""
+@dataclass
+class Sweep:
+    """How far one goes, and went, through what has ended.
 
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows by table."""
-    size: int = 0
-    """About how many bytes they took."""
-
-    def __bool__(self) -> bool:
-        return any(self.counts.values())
-
-
-def remove_some(transaction: Transaction, retention: Retention, *, ended_before: int | None, enough: int) -> Removed:
-    """Remove what ended first, rollouts and spans of no rollout, in one small transaction.
-
-    ``ended_before`` in nanoseconds spares what ended then or later. It stops when about ``enough`` bytes are gone.
+    Spans of no rollout are found by going through all spans in the order in which they began, no further than the
+    rollouts that are removed beside them. So of spans that overlap, one that ended later may go first.
     """
+
+    left: int
+    """About how many bytes are to be removed still."""
+    ended_before: int = NEVER
+    """What ended then or later, in nanoseconds, stays."""
+    keep_modes: Sequence[str] = ()
+    removed: Counter[str] = field(default_factory=Counter)
+    """Rows that were removed, by table."""
+    done: bool = False
+    """Nothing is left that may be removed, or enough is removed."""
+    rollouts_from: int = 0
+    """No rollout that ended before this time is to be removed any more."""
+    looked_until: int = -NEVER
+    """All spans that began before this time were looked at, ..."""
+    last_looked: tuple[int, int] | None = None
+    """... and of those that began at this time, all up to this number."""
+    loose: deque[Any] = field(default_factory=deque)
+    """Spans of no rollout that were found and not removed yet."""
+
+
+def sweep_on(transaction: Transaction, before: Sweep) -> Sweep:
+    """Remove a little in this transaction. ``before`` is left as it is, so that the transaction may be repeated."""
     connection = transaction.connection
-    rollouts = connection.execute(_oldest_rollouts(retention, ended_before)).all()
-    loose = connection.execute(_oldest_loose_spans(ended_before)).all()
-    if rollouts and (not loose or rollouts[0].finished_ns <= loose[0].end_ns):
-        until = loose[0].end_ns if loose else None
-        chosen, size = _as_many_as_needed(connection, rollouts, until, enough)
-        return Removed(work.delete_rollouts(transaction, chosen), size)
-    until = rollouts[0].finished_ns if rollouts else None
-    chosen_seqs: list[int] = []
-    size = 0
-    for span in loose:
-        if chosen_seqs and (size >= enough or (until is not None and span.end_ns > until)):
+    sweep = copy.copy(before)
+    sweep.loose, sweep.removed = before.loose.copy(), before.removed.copy()
+    rollouts = _oldest_rollouts(connection, sweep)
+    until = rollouts[-1].finished_ns if rollouts else sweep.ended_before
+    if sweep.looked_until <= until:
+        _look_on(connection, sweep, until)
+    rollout_ids, seqs = _choose(connection, sweep, rollouts)
+    sweep.removed.update(work.delete_rollouts(transaction, rollout_ids))
+    sweep.removed["spans"] += traces.delete_spans(transaction, SPANS.c.seq, seqs)
+    sweep.done = sweep.left <= 0 or not (rollout_ids or seqs or sweep.looked_until <= until)
+    return sweep
+
+
+def _choose(connection: Connection, sweep: Sweep, rollouts: Sequence[Any]) -> tuple[list[str], list[int]]:
+    """What goes next, in the order of its end."""
+    waiting = deque(rollouts)
+    rollout_ids: list[str] = []
+    seqs: list[int] = []
+    spans = 0
+    while (waiting or sweep.loose) and sweep.left > 0 and spans < SPANS_AT_ONCE:
+        if sweep.loose and (not waiting or sweep.loose[0].end_ns <= waiting[0].finished_ns):
+            span = sweep.loose.popleft()
+            seqs.append(span.seq)
+            spans += 1
+            sweep.left -= span.size
+        elif waiting[0].finished_ns < sweep.looked_until:
+            rollout = waiting.popleft()
+            rollout_ids.append(rollout.id)
+            count, size = _size_of(connection, rollout.id)
+            spans += count
+            sweep.left -= size
+        else:
             break
-        chosen_seqs.append(span.seq)
-        size += span.size
-    return Removed({"spans": traces.delete_spans(transaction, SPANS.c.seq, chosen_seqs)}, size)
+    return rollout_ids, seqs
 
 
-def _as_many_as_needed(
-    connection: Connection, rollouts: Sequence[Row[Any]], until: int | None, enough: int
-) -> tuple[list[str], int]:
-    chosen: list[str] = []
-    size = spans = 0
-    for rollout in rollouts:
-        if chosen and (size >= enough or spans >= SPANS_AT_ONCE or (until is not None and rollout.finished_ns > until)):
-            break
-        more_spans, more_bytes = connection.execute(_size_of_spans(SPANS.c.rollout_id == rollout.id)).one()
-        rows = sum(
-            connection.execute(select(func.count()).where(table.c.rollout_id == rollout.id)).scalar_one()
-            for table in (ATTEMPTS, REWARDS)
-        )
-        chosen.append(rollout.id)
-        spans += more_spans
-        size += (more_bytes or 0) + (rows + 1) * BYTES_OF_A_ROW
-    return chosen, size
+def _oldest_rollouts(connection: Connection, sweep: Sweep) -> Sequence[Any]:
+    statement = select(ROLLOUTS.c.id, ROLLOUTS.c.finished_ns).where(
+        ROLLOUTS.c.finished_ns >= sweep.rollouts_from, ROLLOUTS.c.finished_ns < sweep.ended_before
+    )
+    if sweep.keep_modes:
+        statement = statement.where(ROLLOUTS.c.mode.not_in(sweep.keep_modes))
+    statement = statement.order_by(ROLLOUTS.c.finished_ns, ROLLOUTS.c.seq).limit(ROLLOUTS_AT_ONCE)
+    rollouts: Sequence[Any] = connection.execute(statement).all()
+    sweep.rollouts_from = rollouts[0].finished_ns if rollouts else sweep.ended_before
+    return rollouts
 
 
-def _oldest_rollouts(retention: Retention, ended_before: int | None) -> Select[Any]:
-    statement = select(ROLLOUTS.c.id, ROLLOUTS.c.finished_ns).where(ROLLOUTS.c.finished_ns.is_not(None))
-    if retention.keep_modes:
-        statement = statement.where(ROLLOUTS.c.mode.not_in([mode.value for mode in retention.keep_modes]))
-    if ended_before is not None:
-        statement = statement.where(ROLLOUTS.c.finished_ns < ended_before)
-    return statement.order_by(ROLLOUTS.c.finished_ns, ROLLOUTS.c.seq).limit(ROLLOUTS_AT_ONCE)
+def _look_on(connection: Connection, sweep: Sweep, until: int) -> None:
+    """Look at the next few spans that began up to ``until``."""
+    statement = select(
+        SPANS.c.seq, SPANS.c.start_ns, SPANS.c.end_ns, _SPAN_BYTES.label("size"), traces.OF_NO_ROLLOUT.label("loose")
+    ).where(SPANS.c.start_ns <= until)
+    if sweep.last_looked is not None:
+        statement = statement.where(tuple_(SPANS.c.start_ns, SPANS.c.seq) > tuple_(*sweep.last_looked))
+    spans = connection.execute(statement.order_by(SPANS.c.start_ns, SPANS.c.seq).limit(SPANS_AT_ONCE)).all()
+    sweep.loose.extend(span for span in spans if span.loose and span.end_ns < sweep.ended_before)
+    sweep.looked_until = spans[-1].start_ns if len(spans) == SPANS_AT_ONCE else until + 1
+    if spans:
+        sweep.last_looked = (spans[-1].start_ns, spans[-1].seq)
 
 
-def _oldest_loose_spans(ended_before: int | None) -> Select[Any]:
-    # By their beginning, of which there is an index: of spans that overlap, one that ended later may go first.
-    statement = select(SPANS.c.seq, SPANS.c.end_ns, _SPAN_BYTES.label("size")).where(traces.OF_NO_ROLLOUT)
-    if ended_before is not None:
-        statement = statement.where(SPANS.c.start_ns < ended_before, SPANS.c.end_ns < ended_before)
-    return statement.order_by(SPANS.c.start_ns, SPANS.c.seq).limit(SPANS_AT_ONCE)
-
-
-def _size_of_spans(which: ColumnElement[bool]) -> Select[Any]:
-    return select(func.count(), func.sum(_SPAN_BYTES)).where(which)
+def _size_of(connection: Connection, rollout_id: str) -> tuple[int, int]:
+    """The number of spans of a rollout, and about how many bytes it takes with all that belongs to it."""
+    spans, texts = connection.execute(
+        select(func.count(), func.sum(_SPAN_BYTES)).where(SPANS.c.rollout_id == rollout_id)
+    ).one()
+    rows = sum(
+        connection.execute(select(func.count()).where(table.c.rollout_id == rollout_id)).scalar_one()
+        for table in (ATTEMPTS, REWARDS)
+    )
+    return spans, int(texts or 0) + (rows + 1) * BYTES_OF_A_ROW
 
 
 _SPAN_BYTES = func.length(SPANS.c.attributes) + func.length(SPANS.c.events) + BYTES_OF_A_ROW

@@ -113,7 +113,7 @@ class SpanRow(StoreTable, table=True):
         Index("ix_spans_attempt", "attempt_id", "start_ns", "seq"),
         Index("ix_spans_rollout", "rollout_id", "seq"),
         Index("ix_spans_trace", "trace_id", "seq"),
-        Index("ix_spans_start", "start_ns"),
+        Index("ix_spans_start", "start_ns", "seq"),
     )
 
     seq: int | None = Field(default=None, sa_column=Column(SEQUENCE, primary_key=True))

@@ -34,7 +34,7 @@ def upgrade() -> None:
     for name in SPAN_COLUMNS:
         op.add_column("spans", sa.Column(name, sa.String(), nullable=True))
     _fill_in_spans()
-    op.create_index("ix_spans_start", "spans", ["start_ns"])
+    op.create_index("ix_spans_start", "spans", ["start_ns", "seq"])
 
 
 def downgrade() -> None:
