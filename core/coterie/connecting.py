@@ -52,7 +52,7 @@ def connect(url: str | os.PathLike[str], *, token: str | None = None) -> Connect
         SchemaVersionError: the database was written by another version of Coterie.
     """
     address = os.fspath(url)
-    scheme = urlsplit(address).scheme if "://" in address else "sqlite"
+    scheme = address.partition("://")[0].lower() if "://" in address else "sqlite"
     if scheme not in _SCHEMES:
         raise ConfigError(
             f"store {address!r}: unknown kind {scheme!r}. Known are {', '.join(f'{name}://' for name in _SCHEMES)} "
@@ -102,8 +102,52 @@ def _server(address: str, token: str | None) -> Connecting:
     return Connecting(opened)
 
 
+def _postgresql(address: str, _token: str | None) -> Connecting:
+    try:
+        from coterie.store.postgres_address import PostgresAddress
+    except ImportError as error:
+        raise ConfigError(
+            f"store {_without_password(address)!r}: the driver of PostgreSQL cannot be imported: {error}. "
+            'Install it with `pip install "coterie[postgres]"`.'
+        ) from error
+    parsed = PostgresAddress.of(address)
+
+    async def opened() -> Store:
+        from coterie.store.postgres import PostgresStore
+
+        return await PostgresStore.open(parsed)
+
+    return Connecting(opened)
+
+
+def _http(address: str, token: str | None) -> Connecting:
+    try:
+        from coterie.store.http import HttpStore
+    except ImportError as error:
+        raise ConfigError(
+            f"store {_without_password(address)!r}: what talks to a server cannot be imported: {error}. "
+            'Install it with `pip install "coterie[client]"`.'
+        ) from error
+
+    async def opened() -> Store:
+        return await HttpStore.open(address, token=token or os.environ.get("COTERIE_TOKEN") or None)
+
+    return Connecting(opened)
+
+
+def _without_password(address: str) -> str:
+    """The address as it may be shown: what stands before an @ or behind a question mark may be secret."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address.partition("://")[0] + "://…"
+    user = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user[0].partition(':')[0]}{user[1]}{user[2]}", query="", fragment="").geturl()
+
+
 _SCHEMES: dict[str, Callable[[str, str | None], Connecting]] = {
     "sqlite": _sqlite,
-    "http": _server,
-    "https": _server,
+    "postgresql": _postgresql,
+    "http": _http,
+    "https": _http,
 }

@@ -57,7 +57,7 @@ class PostgresStore(SqlStore):
     """A store in a PostgreSQL database. Usable from any thread and event loop; not across a fork."""
 
     @classmethod
-    async def open(cls, address: str, *, clock: Callable[[], int] = now_ns) -> Self:
+    async def open(cls, address: str | PostgresAddress, *, clock: Callable[[], int] = now_ns) -> Self:
         """Connect to the database, which must exist. Its tables are made or brought up to date.
 
         ``clock`` gives the present time in nanoseconds, by which leases run out.
@@ -67,7 +67,9 @@ class PostgresStore(SqlStore):
             StoreUnavailableError: it cannot be reached, refuses the user, is read-only.
             SchemaVersionError: it was written by an unknown version of Coterie, or not by Coterie.
         """
-        return await asyncio.to_thread(cls, PostgresAddress.of(address), clock)
+        if isinstance(address, str):
+            address = PostgresAddress.of(address)
+        return await asyncio.to_thread(cls, address, clock)
 
     def __init__(self, address: PostgresAddress, clock: Callable[[], int]) -> None:
         self.address = address

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -48,7 +48,10 @@ class PostgresAddress:
         Raises:
             ConfigError: it is not understood.
         """
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError as error:
+            raise ConfigError(f"store address: it is not understood: {error}. {_FORM}") from None
         given = parse_qsl(parts.query, keep_blank_values=True)
         own = {name: value for name, value in given if name in ("schema", "connections")}
         others = [(name, value) for name, value in given if name not in own]
@@ -58,8 +61,7 @@ class PostgresAddress:
             parameters = conninfo_to_dict(urlunsplit(parts._replace(query=urlencode(others, quote_via=quote))))
         except ProgrammingError as error:
             raise ConfigError(
-                f"store {shown}: the address is not understood: {_without_secrets(str(error), given)}. "
-                "Write postgresql://user@host:5432/database; special characters in it as %XX."
+                f"store {shown}: the address is not understood: {_without_secrets(str(error), parts, given)}. {_FORM}"
             ) from None
         schema = own.get("schema") or None
         if schema is not None and "\0" in schema:
@@ -87,6 +89,10 @@ def _shown(address: str) -> str:
 _SHOWN = ("host", "port", "dbname", "user", "schema", "connections", "sslmode", "target_session_attrs")
 
 
-def _without_secrets(text: str, given: list[tuple[str, str]]) -> str:
+def _without_secrets(said: str, parts: SplitResult, given: list[tuple[str, str]]) -> str:
     # libpq repeats the part of an address that it does not understand.
-    return "it holds something that libpq does not know" if any("pass" in name for name, _ in given) else text
+    secret = ":" in parts.netloc.rpartition("@")[0] or any("pass" in name for name, _ in given)
+    return "a part of it is wrong" if secret else said.strip()
+
+
+_FORM = "Write postgresql://user@host:5432/database, special characters in it as %XX."

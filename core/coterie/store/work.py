@@ -387,7 +387,7 @@ def _last_numbers(connection: Connection, queued: Sequence[Any]) -> Mapping[str,
     numbers = {row.id: row.last_number or 0 for row in queued}
     if is_postgresql(connection):
         # The statement that took the rows began before they were held; what others did in between it did not see.
-        numbers.update(connection.execute(_LAST_NUMBERS, {"values": list(numbers)}).tuples())
+        numbers.update({row[0]: row[1] for row in connection.execute(_LAST_NUMBERS, {"values": list(numbers)})})
     return numbers
 
 
