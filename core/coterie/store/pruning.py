@@ -20,6 +20,10 @@ SPANS_AT_ONCE = 2000
 """Spans in one transaction, unless a single rollout has more."""
 BYTES_OF_A_ROW = 300
 """About what a row takes beside its long texts, with its entries in the indexes."""
+REAL_BYTES_A_BYTE = 4.0
+"""More than a store can become smaller by for a byte that seems to be removed: a first guess, never too much."""
+SMALLEST_STEP = 200_000
+"""Bytes to remove before looking again how large the store is. Less may not free a page."""
 NEVER = 2**63 - 1
 """A time after all others, in nanoseconds."""
 

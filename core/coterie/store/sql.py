@@ -7,6 +7,7 @@ made, how others learn of a change, and what a fault of the database means is th
 # ruff: noqa: D102 - the methods are documented where they are promised, in base.py
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from abc import abstractmethod
@@ -349,14 +350,7 @@ class SqlStore(Store):
             swept = await self._swept(pruning.Sweep(pruning.NEVER, ended_before, modes))
             removed.update(swept.removed)
         if retention.max_bytes is not None:
-            sweep = pruning.Sweep(0, keep_modes=modes)
-            in_use = await self._read(self._bytes_in_use)
-            while (excess := in_use - retention.max_bytes) > 0:
-                sweep.left, sweep.done = excess, False
-                sweep = await self._swept(sweep)
-                previous, in_use = in_use, await self._read(self._bytes_in_use)
-                if in_use >= previous:
-                    break
+            sweep = await self._shrunk(pruning.Sweep(0, keep_modes=modes), retention.max_bytes)
             removed.update(sweep.removed)
         if removed.total():
             await self._give_back_space()
@@ -385,6 +379,19 @@ class SqlStore(Store):
                 transaction, [lease.attempt.id for lease in leases], now=self._clock()
             ),
         )
+
+    async def _shrunk(self, sweep: pruning.Sweep, max_bytes: int) -> pruning.Sweep:
+        """Remove until the store is no larger. What a row really takes is learnt on the way."""
+        in_use = await self._read(self._bytes_in_use)
+        real_bytes_a_byte = pruning.REAL_BYTES_A_BYTE
+        while (excess := in_use - max_bytes) > 0:
+            wanted = max(int(excess / real_bytes_a_byte), pruning.SMALLEST_STEP)
+            sweep = await self._swept(dataclasses.replace(sweep, left=wanted, done=False))
+            before, in_use = in_use, await self._read(self._bytes_in_use)
+            if in_use >= before:
+                break
+            real_bytes_a_byte = (before - in_use) / (wanted - sweep.left)
+        return sweep
 
     async def _swept(self, sweep: pruning.Sweep) -> pruning.Sweep:
         while not sweep.done:

@@ -10,12 +10,14 @@ other processes that something changed: while somebody waits, the file's change 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -24,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from coterie.errors import StoreError, StoreUnavailableError
-from coterie.store import schema
+from coterie.store import schema, sqlite_space
 from coterie.store.faults import unavailable
 from coterie.store.sql import SqlStore
 from coterie.store.wakeups import Wakeups
@@ -32,6 +34,8 @@ from coterie.store.writer import Transaction, Writer
 from coterie.vocabulary import now_ns
 
 Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 10.0
 """How long a write waits for another process that writes."""
@@ -142,15 +146,37 @@ class SqliteStore(SqlStore):
         return sum(file.stat().st_size for file in files if file.exists())
 
     def _bytes_in_use(self, connection: Connection) -> int:
-        driver = _driver_of(connection)
-        pages, free, size = (
-            int(driver.execute(f"PRAGMA {name}").fetchone()[0])
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        return (pages - free) * size
+        return sqlite_space.bytes_in_use(_driver_of(connection))
 
     async def _give_back_space(self) -> None:
-        pass
+        if await self._read(lambda connection: sqlite_space.must_be_written_anew(_driver_of(connection))):
+            # It takes as long as the file is large; the writes of this store wait for it.
+            await self._write(lambda transaction: _set_lock_timeout(transaction.connection, _LONG_SECONDS))
+            try:
+                await self._beside(sqlite_space.write_anew)
+            finally:
+                await self._write(
+                    lambda transaction: _set_lock_timeout(transaction.connection, self._lock_timeout_seconds)
+                )
+        await self._beside(sqlite_space.give_back)
+
+    async def _beside(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do some work on the file that needs a connection of its own, in no transaction."""
+
+        def do() -> None:
+            with closing(self._driver_connection()) as driver:
+                work(driver)
+
+        try:
+            await asyncio.to_thread(do)
+        except sqlite3.Error as error:
+            # What was to be removed is removed, and its room is used again.
+            _log.warning(
+                "store %s: the room of removed rows could not be given back to the disk: %s. It is filled again; "
+                "prune again when there is room and nobody else holds the file.",
+                self.path,
+                error,
+            )
 
     def _close(self) -> None:
         if self._process != os.getpid():
@@ -182,6 +208,7 @@ class SqliteStore(SqlStore):
         # which the default page would hold only one.
         for pragma in (
             "page_size = 8192",
+            sqlite_space.MADE_FOR_IT,
             "synchronous = FULL",
             "foreign_keys = ON",
             "cache_size = -32000",
@@ -261,6 +288,13 @@ def _raise_if_no_database(path: Path) -> None:
 
 
 _SQLITE_HEADER = b"SQLite format 3\x00"
+
+
+def _set_lock_timeout(connection: Connection, seconds: float) -> None:
+    _driver_of(connection).execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+
+_LONG_SECONDS = 24 * 3600
 
 
 def _driver_of(connection: Connection) -> sqlite3.Connection:

@@ -480,7 +480,7 @@ def _limit_hit(rollout: Rollout, failed: Mapping[FailureCause | None, int], caus
     """The sentence that says which limit was hit by the last failure, or None if another attempt is allowed."""
     of_cause = rollout.retry.by_cause.get(cause)
     if of_cause is not None and failed[cause] >= of_cause:
-        return f" Its retry policy allows {_times(of_cause)} that ends as {cause}, and this was the last."
+        return f" Its retry policy allows {_times(of_cause)} to end as {cause}, and this was the last."
     if sum(failed.values()) >= rollout.max_attempts:
         return f" That was the last of {rollout.max_attempts} allowed attempts."
     return None
