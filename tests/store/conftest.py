@@ -11,6 +11,15 @@ from stores_under_test import STORES, Clock, OpenStore
 from coterie.store.base import Store
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs PostgreSQL, so that it can be chosen or left out."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if parameters is not None and "postgresql" in parameters.params.values():
+            item.add_marker(pytest.mark.postgres)
+
+
 @pytest.fixture(params=sorted(STORES))
 async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
     stores = STORES[request.param](tmp_path)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from http_stores import HttpStores
+from postgres_server import DATABASES, shared_server, skip_without_postgresql
 
 from coterie.store.base import Store
 from coterie.store.sqlite import SqliteStore
@@ -47,5 +51,30 @@ class SqliteStores:
             await store.close()
 
 
-STORES = {"sqlite": SqliteStores}
+class PostgresStores:
+    """Opens stores in databases of one server for all tests; what a test has used is emptied for the next."""
+
+    def __init__(self, _folder: Path) -> None:
+        skip_without_postgresql()
+        self.opened: list[Store] = []
+        self._databases: dict[str, str] = {}
+
+    async def __call__(self, name: str = "store", clock: Callable[[], int] | None = None) -> Store:
+        from coterie.store.postgres import PostgresStore
+
+        if name not in self._databases:
+            self._databases[name] = await asyncio.to_thread(DATABASES.take)
+        url = shared_server().url(self._databases[name])
+        store = await (PostgresStore.open(url) if clock is None else PostgresStore.open(url, clock=clock))
+        self.opened.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in self.opened:
+            await store.close()
+        for database in self._databases.values():
+            await asyncio.to_thread(DATABASES.give_back, database)
+
+
+STORES = {"http": HttpStores, "postgresql": PostgresStores, "sqlite": SqliteStores}
 OpenStore = Callable[..., Awaitable[Store]]

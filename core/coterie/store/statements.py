@@ -141,7 +141,8 @@ def _cursor_value(table: Table, key: Column[Any], after: str) -> int | str:
 
 @cache
 def _insert_new(table: Table, dialect: str) -> Any:
-    return _INSERT[dialect](table).on_conflict_do_nothing()
+    # Inline: it must not ask for the number that a row got, or the count of rows is lost.
+    return _INSERT[dialect](table).on_conflict_do_nothing().inline()
 
 
 @cache
