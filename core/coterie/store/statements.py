@@ -141,8 +141,8 @@ def _cursor_value(table: Table, key: Column[Any], after: str) -> int | str:
 
 @cache
 def _insert_new(table: Table, dialect: str) -> Any:
-    # Inline: it must not ask for the number that a row got, or the count of rows is lost.
-    return _INSERT[dialect](table).on_conflict_do_nothing().inline()
+    # Inline: it need not tell which number a row got. SQLAlchemy keeps the count of inserted rows only when asked.
+    return _INSERT[dialect](table).on_conflict_do_nothing().inline().execution_options(preserve_rowcount=True)
 
 
 @cache
