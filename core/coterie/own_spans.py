@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
-import random
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from coterie.conventions import ATTEMPT_ID, ROLLOUT_ID
+from coterie.random_ids import random_id
 from coterie.scope import AttemptScope, current_scope
 from coterie.vocabulary import JSON, Span, SpanEvent, SpanStatus
 
@@ -75,9 +74,9 @@ class OwnSpan(trace.Span):
     ) -> None:
         self._name = name
         is_root = not parent.is_valid
-        trace_id = _random_id(128) if is_root else parent.trace_id
+        trace_id = random_id(128) if is_root else parent.trace_id
         self._parent_id = None if is_root else parent.span_id
-        self._context = SpanContext(trace_id, _random_id(64), False, _SAMPLED, parent.trace_state)
+        self._context = SpanContext(trace_id, random_id(64), False, _SAMPLED, parent.trace_state)
         self._start_ns = start_ns if start_ns is not None else time.time_ns()
         self._end_ns: int | None = None
         self._ending = Lock()
@@ -102,13 +101,13 @@ class OwnSpan(trace.Span):
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
         if self._still_open():
-            for name, value in attributes.items():
-                self._set(name, value)
+            # What almost all values are needs no look from OpenTelemetry.
+            plain = _PLAIN.issuperset(map(type, attributes.values())) and "" not in attributes
+            self._attributes |= attributes if plain else as_json(BoundedAttributes(attributes=attributes))
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute."""
-        if self._still_open():
-            self._set(key, value)
+        self.set_attributes({key: value})
 
     def put(self, attributes: Mapping[str, JSON]) -> None:
         """Set attributes whose values are as the store keeps them. Their lists become the span's."""
@@ -189,13 +188,6 @@ class OwnSpan(trace.Span):
         _log.warning("Something was written on the span %r after its end; it is left out.", self._name)
         return False
 
-    def _set(self, name: str, value: Any) -> None:
-        # What almost all values are needs no look from OpenTelemetry.
-        if type(value) in _PLAIN and name:
-            self._attributes[name] = value
-        else:
-            self._attributes |= as_json(BoundedAttributes(attributes={name: value}))
-
 
 STATUS = {
     StatusCode.UNSET: SpanStatus.UNSET,
@@ -223,11 +215,3 @@ def _json_value(value: Any) -> JSON:
 _PLAIN = frozenset({str, int, float, bool})
 """Types of values that OpenTelemetry and the store keep as they are."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-
-_numbers = random.Random()
-"""Apart from the one that programs seed: ids must differ between processes, and a seeded program run as without us."""
-os.register_at_fork(after_in_child=_numbers.seed)
-
-
-def _random_id(bits: int) -> int:
-    return _numbers.getrandbits(bits) or 1

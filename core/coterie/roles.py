@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from opentelemetry.trace import Span
 
@@ -57,7 +58,12 @@ class RoleMap:
         mapped = self.names.get(agent)
         if mapped is not None:
             return mapped
-        return re.sub(r"[^a-z0-9]+", "_", agent.lower()).strip("_") or "agent"
+        return _normal_form(agent)
+
+
+@lru_cache(maxsize=1_000)
+def _normal_form(agent: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", agent.lower()).strip("_") or "agent"
 
 
 @dataclass(frozen=True, slots=True)

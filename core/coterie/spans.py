@@ -8,6 +8,7 @@ processor of ours copies every span of an attempt to the attempt's sink. Who has
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from threading import Lock
 from weakref import WeakKeyDictionary, ref
@@ -15,10 +16,11 @@ from weakref import WeakKeyDictionary, ref
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
+from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as RecordingSpan
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, StaticSampler
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, Tracer
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanKind, Tracer
 from opentelemetry.trace import Span as AnySpan
 
 from coterie.conventions import ATTEMPT_ID, LOGPROBS, PROMPT_TOKENS, RESPONSE_TOKENS, ROLLOUT_ID
@@ -29,16 +31,38 @@ from coterie.vocabulary import JSON, Span, SpanEvent
 _log = logging.getLogger("coterie")
 
 
+def start_span(
+    name: str,
+    attributes: Mapping[str, JSON],
+    *,
+    parent: AnySpan | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    start_ns: int | None = None,
+) -> AnySpan:
+    """Start one of our spans below ``parent``, by default the current one."""
+    chosen = tracer()
+    if chosen is _own_tracer:
+        above = parent if parent is not None else trace.get_current_span()
+        return OwnSpan(name, above.get_span_context(), attributes, start_ns)
+    context = trace.set_span_in_context(parent) if parent is not None else None
+    return chosen.start_span(name, context=context, kind=kind, attributes=attributes, start_time=start_ns)
+
+
 def tracer() -> Tracer:
     """The tracer for our spans, chosen anew at each call since a user may set a provider at any time.
 
     It is one of the user's global SDK provider if that keeps whole every span that it is given, else one that makes spans
     of our own: a sampled-out or cut span would be a turn lost to training.
     """
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider) and _keeps_everything(provider) and not _inside_unsampled_trace():
-        return _tracer_of(provider)
-    return _own_tracer
+    global _latest
+    provider = _provider()
+    if provider is not _latest[0]:
+        chosen = _own_tracer
+        if isinstance(provider, TracerProvider) and _keeps_everything(provider):
+            chosen = _tracer_of(provider)
+        _latest = (provider, chosen)
+    chosen = _latest[1]
+    return _own_tracer if chosen is not _own_tracer and _inside_unsampled_trace() else chosen
 
 
 class AttemptSpanProcessor(SpanProcessor):
@@ -104,26 +128,27 @@ def set_tokens(
 
 
 def put(span: AnySpan, attributes: Mapping[str, JSON]) -> None:
-    """Set attributes that OpenTelemetry need not examine: each a text, a plain number, or a list of such of one type.
+    """Set attributes, of which each list holds values of one plain type: texts or numbers.
 
-    It examines each value, and each element of a list, in Python. For the token ids of a call that takes longer than all
-    else that is recorded of it, so they go in past it where there is a place for them.
+    OpenTelemetry examines each value, and each element of a list, in Python. For the token ids of a call that takes longer
+    than all else that is recorded of it, so what needs no examination goes in past it where there is a place for it.
     """
+    if not _NEEDS_NO_LOOK.issuperset(map(type, attributes.values())):
+        span.set_attributes(attributes)
+        return
     if isinstance(span, OwnSpan):
         span.put(attributes)
         return
     held = getattr(span, "_attributes", None)
     lock, kept = getattr(held, "_lock", None), getattr(held, "_dict", None)
-    if not isinstance(held, BoundedAttributes) or lock is None or kept is None or held.max_value_len is not None:
-        span.set_attributes(attributes)
-    elif span.is_recording():
+    if isinstance(held, BoundedAttributes) and lock is not None and kept is not None and span.is_recording():
         with lock:
             has_room = held.maxlen is None or len(kept) + len(attributes) <= held.maxlen
-            if has_room:
+            if has_room and held.max_value_len is None:
                 for name, value in attributes.items():
                     kept[name] = tuple(value) if type(value) is list else value
-        if not has_room:
-            span.set_attributes(attributes)
+                return
+    span.set_attributes(attributes)
 
 
 def leave_out_spans_of(tracers: str) -> None:
@@ -160,6 +185,8 @@ def to_span(span: ReadableSpan | OwnSpan) -> Span:
     )
 
 
+_NEEDS_NO_LOOK = frozenset({str, int, float, bool, list})
+
 _told_by_plugins: set[str] = set()
 """Beginnings of names of tracers."""
 
@@ -170,7 +197,18 @@ def _is_told_by_plugin(span: RecordingSpan) -> bool:
     return span.instrumentation_scope.name.startswith(tuple(_told_by_plugins))
 
 
-_own_tracer = OwnTracer()
+def _provider() -> trace.TracerProvider | None:
+    # OpenTelemetry's getter looks into the environment as long as no provider is set, which takes as long as a span of ours.
+    if _NAMED_IN_ENVIRONMENT or not hasattr(trace, "_TRACER_PROVIDER"):
+        return trace.get_tracer_provider()
+    return trace._TRACER_PROVIDER
+
+
+_NAMED_IN_ENVIRONMENT = OTEL_PYTHON_TRACER_PROVIDER in os.environ
+
+_own_tracer: Tracer = OwnTracer()
+_latest: tuple[trace.TracerProvider | None, Tracer] = (None, _own_tracer)
+"""The provider met last, None for none, and the tracer that it leads to."""
 
 _tracers: WeakKeyDictionary[TracerProvider, Tracer] = WeakKeyDictionary()
 """Our tracer of each provider that our processor was added to."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from coterie import conventions as names
 from coterie.capture.content import content_rules
 from coterie.episodes import EdgeKind
 from coterie.roles import Identity, current_acting
-from coterie.spans import tracer
+from coterie.spans import start_span
 from coterie.vocabulary import JSON
 
 ERROR_MESSAGE_LIMIT = 2000
@@ -138,5 +137,4 @@ def _start(name: str, attributes: dict[str, JSON], parent: Span | None, start_ns
     if parent is None:
         acting = current_acting()
         parent = acting.span if acting is not None else None
-    context = trace.set_span_in_context(parent) if parent is not None else None
-    return tracer().start_span(name, context=context, attributes=attributes, start_time=start_ns)
+    return start_span(name, attributes, parent=parent, start_ns=start_ns)

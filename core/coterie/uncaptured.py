@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall
 from coterie.capture.content import content_rules
 from coterie.scope import CallSummary, PromptVersion, current_scope
-from coterie.spans import set_tokens, tracer
+from coterie.spans import set_tokens, start_span
 from coterie.structure import ERROR_MESSAGE_LIMIT, agent_attributes
 from coterie.vocabulary import JSON, Mode, new_id
 
@@ -117,10 +116,10 @@ def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
         attributes[names.INPUT_MESSAGES] = rules.json_text(list(call.messages()))
         if tools := call.tools() if callable(call.tools) else call.tools:
             attributes[names.TOOL_DEFINITIONS] = rules.json_text(list(tools))
-    return tracer().start_span(
+    return start_span(
         f"chat {call.model}" if call.model else "chat",
-        context=trace.set_span_in_context(call.announced.parent) if call.announced.parent else None,
+        {name: value for name, value in attributes.items() if value is not None},
+        parent=call.announced.parent,
         kind=SpanKind.CLIENT,
-        attributes={name: value for name, value in attributes.items() if value is not None},
-        start_time=call.start_ns,
+        start_ns=call.start_ns,
     )

@@ -153,7 +153,7 @@ def test_suppressed() -> None:
         (sdk_hook, "LLMCall"),
         (sdk_hook, "_outgoing"),
         (sdk_hook, "tap"),
-        (call_module, "tracer"),
+        (call_module, "start_span"),
         (call_module, "read_answer"),
         (response_tap, "assembler_for"),
     ],

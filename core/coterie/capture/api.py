@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Api(StrEnum):
@@ -25,7 +25,8 @@ class Api(StrEnum):
         return self is not Api.COMPLETIONS
 
 
-def api_of(method: str, url: str, among: Collection[Api]) -> Api | None:
+@lru_cache(maxsize=256)
+def api_of(method: str, url: str, among: tuple[Api, ...]) -> Api | None:
     """Which API of an SDK a request is for, or None when it is no LLM call. ``url`` may be a path or absolute."""
     if method.lower() != "post":
         return None

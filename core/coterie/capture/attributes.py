@@ -17,25 +17,25 @@ from coterie.vocabulary import JSON
 
 def request_attributes(api: Api, body: Mapping[str, Any], rules: ContentRules) -> dict[str, Any]:
     """What was asked: model, sampling parameters, and, if the rules allow it, messages and tools."""
-    stop = body.get("stop") or body.get("stop_sequences")
-    attributes = {
-        names.REQUEST_MODEL: body.get("model"),
-        names.REQUEST_TEMPERATURE: body.get("temperature"),
-        names.REQUEST_TOP_P: body.get("top_p"),
-        names.REQUEST_TOP_K: body.get("top_k"),
-        names.REQUEST_SEED: body.get("seed"),
-        names.REQUEST_MAX_TOKENS: next((body[name] for name in LENGTH_LIMITS if body.get(name) is not None), None),
-        names.REQUEST_FREQUENCY_PENALTY: body.get("frequency_penalty"),
-        names.REQUEST_PRESENCE_PENALTY: body.get("presence_penalty"),
-        names.REQUEST_STOP_SEQUENCES: [stop] if isinstance(stop, str) else stop and list(map(str, stop)),
-        names.REQUEST_CHOICE_COUNT: body.get("n") if body.get("n") != 1 else None,
-        names.REQUEST_STREAM: bool(body.get("stream")),
+    # A body says few of these, so it is gone through, and not they.
+    attributes: dict[str, Any] = {
+        _PARAMETERS[name]: value for name, value in body.items() if name in _PARAMETERS and value is not None
     }
+    for name in LENGTH_LIMITS:
+        if body.get(name) is not None:
+            attributes[names.REQUEST_MAX_TOKENS] = body[name]
+            break
+    stop = body.get("stop") or body.get("stop_sequences")
+    if stop:
+        attributes[names.REQUEST_STOP_SEQUENCES] = [stop] if isinstance(stop, str) else list(map(str, stop))
+    if attributes.get(names.REQUEST_CHOICE_COUNT) == 1:
+        del attributes[names.REQUEST_CHOICE_COUNT]
+    attributes[names.REQUEST_STREAM] = bool(body.get("stream"))
     if rules.capture_content:
         attributes[names.INPUT_MESSAGES] = rules.json_text(_input_messages(api, body))
         if body.get("tools"):
             attributes[names.TOOL_DEFINITIONS] = rules.json_text(body["tools"])
-    return {name: value for name, value in attributes.items() if value is not None}
+    return attributes
 
 
 def answer_attributes(answer: Answer, rules: ContentRules) -> dict[str, Any]:
@@ -53,6 +53,19 @@ def answer_attributes(answer: Answer, rules: ContentRules) -> dict[str, Any]:
     if rules.capture_content and answer.messages:
         attributes[names.OUTPUT_MESSAGES] = rules.json_text(answer.messages)
     return {name: value for name, value in attributes.items() if value is not None}
+
+
+_PARAMETERS = {
+    "model": names.REQUEST_MODEL,
+    "temperature": names.REQUEST_TEMPERATURE,
+    "top_p": names.REQUEST_TOP_P,
+    "top_k": names.REQUEST_TOP_K,
+    "seed": names.REQUEST_SEED,
+    "frequency_penalty": names.REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": names.REQUEST_PRESENCE_PENALTY,
+    "n": names.REQUEST_CHOICE_COUNT,
+}
+"""A request's field to the attribute that tells it."""
 
 
 def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
-from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from coterie import conventions as names
@@ -18,9 +16,10 @@ from coterie.capture.attributes import answer_attributes, request_attributes
 from coterie.capture.content import ContentRules, content_rules
 from coterie.capture.faults import note_fault
 from coterie.capture.rewrite import with_endpoint, with_prompt, with_sampling
-from coterie.roles import Acting, Identity, child_identity, current_acting
+from coterie.random_ids import random_id
+from coterie.roles import Acting, Identity, current_acting, role_of
 from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
-from coterie.spans import set_tokens, tracer
+from coterie.spans import put, set_tokens, start_span
 from coterie.vocabulary import Endpoint, Mode
 
 ERROR_MESSAGE_LIMIT = 2000
@@ -41,7 +40,7 @@ class LLMCall:
             provider: who serves the model, for the span.
         """
         announced = announced_call()
-        self.id = f"ca-{uuid.uuid4().hex[:20]}"
+        self.id = f"ca-{random_id(80):020x}"
         self.api = api
         acting = _acting_in(announced)
         self.identity: Identity = acting.identity
@@ -58,12 +57,11 @@ class LLMCall:
         self._secrets: set[str] = set()
         self._ended = Lock()
         self._turn = self.scope.next_turn(role) if self.scope else None
-        parent = trace.set_span_in_context(acting.span) if acting.span is not None else None
-        self._span = tracer().start_span(
+        self._span = start_span(
             f"chat {self.body.get('model')}",
-            context=parent,
+            self._request_attributes(provider),
+            parent=acting.span,
             kind=SpanKind.CLIENT,
-            attributes=self._request_attributes(provider),
         )
         self._announced = announced
 
@@ -158,35 +156,33 @@ class LLMCall:
         return changed
 
     def _request_attributes(self, provider: str) -> dict[str, Any]:
-        attributes = {
+        identity = self.identity
+        attributes: dict[str, Any] = {
             names.OPERATION: names.CHAT,
-            names.AGENT_NAME: self.identity.agent,
-            names.ROLE: self.identity.role,
-            names.AGENT_PATH: self.identity.path_text,
+            names.AGENT_NAME: identity.agent,
+            names.ROLE: identity.role,
+            names.AGENT_PATH: identity.path_text,
             names.CALL_ID: self.id,
             names.PROVIDER: provider,
-            names.TURN: self._turn,
-            **request_attributes(self.api, self.body, self._rules),
         }
+        if self._turn is not None:
+            attributes[names.TURN] = self._turn
+        attributes |= request_attributes(self.api, self.body, self._rules)
         if self.endpoint is not None:
             attributes[names.POLICY_NAME] = self.endpoint.policy
         if self.prompt is not None:
             attributes[names.PROMPT_NAME] = self.prompt.name
             attributes[names.PROMPT_VERSION] = self.prompt.version
-        return {name: value for name, value in attributes.items() if value is not None}
+        return attributes
 
     def _record(self, answer: Answer) -> None:
-        self._span.set_attributes(self._answer_attributes(answer))
+        attributes = answer_attributes(answer, self._rules)
+        if self._policy_version is not None:
+            attributes[names.POLICY_VERSION] = self._policy_version
+        attributes[names.CALL_TRIES] = self._tries
+        put(self._span, attributes)
         if self._rules.exact or (self.scope is not None and self.scope.mode is Mode.TRAIN):
             set_tokens(self._span, answer.prompt_ids, answer.response_ids, answer.logprobs)
-
-    def _answer_attributes(self, answer: Answer) -> dict[str, Any]:
-        attributes = {
-            **answer_attributes(answer, self._rules),
-            names.POLICY_VERSION: self._policy_version,
-            names.CALL_TRIES: self._tries,
-        }
-        return {name: value for name, value in attributes.items() if value is not None}
 
     def _summary(self, answer: Answer) -> CallSummary:
         return CallSummary(
@@ -216,7 +212,7 @@ def identity_headers(call_id: str, role: str, scope: AttemptScope | None) -> dic
 def _acting_in(announced: AnnouncedCall | None) -> Acting:
     if announced is not None:
         return Acting(announced.identity, announced.parent)
-    return current_acting() or Acting(child_identity("agent"))
+    return current_acting() or Acting(Identity("agent", role_of("agent"), ("agent",)))
 
 
 def _tries(request: Any) -> int:

@@ -8,7 +8,7 @@ response is at hand. Azure's, Bedrock's and others' clients inherit both.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -30,7 +30,7 @@ from coterie.wrapping import as_function, derived_from
 class SdkHook:
     """The hook in one SDK."""
 
-    def __init__(self, base_client: Any, omit: type, apis: Collection[Api], provider: Callable[[Any], str]) -> None:
+    def __init__(self, base_client: Any, omit: type, apis: tuple[Api, ...], provider: Callable[[Any], str]) -> None:
         """Prepare it; ``install`` puts it in place.
 
         Args:
@@ -81,7 +81,7 @@ class _Sdk:
     """What differs between SDKs."""
 
     omit: type
-    apis: Collection[Api]
+    apis: tuple[Api, ...]
     provider: Callable[[Any], str]
 
 
@@ -223,25 +223,24 @@ def _body(options: Any, omit: type) -> dict[str, Any] | None:
     body = options.json_data
     if not isinstance(body, Mapping):
         return None
-    return {
-        name: value for name, value in {**body, **(options.extra_json or {})}.items() if not isinstance(value, omit)
-    }
+    given = {**body, **options.extra_json} if options.extra_json else body
+    return {name: value for name, value in given.items() if not isinstance(value, omit)}
 
 
 def _outgoing(sdk: _Sdk, client: Any, options: Any, call: LLMCall) -> Any:
     """A copy of the caller's options with our headers, and with what the call became."""
-    outgoing = options.model_copy()
     headers = dict(options.headers) if isinstance(options.headers, Mapping) else {}
+    changes: dict[str, Any] = {}
     if call.rewritten:
-        outgoing.json_data, outgoing.extra_json = dict(call.body), None
+        changes["json_data"], changes["extra_json"] = dict(call.body), None
     if call.endpoint is not None:
-        outgoing.url = call.endpoint.base_url.rstrip("/") + call.api
-        outgoing.params = dict.fromkeys(client.default_query, sdk.omit())
+        changes["url"] = call.endpoint.base_url.rstrip("/") + call.api
+        changes["params"] = dict.fromkeys(client.default_query, sdk.omit())
         key = endpoint_key(call.endpoint)
         call.keep_secret(key)
         headers = _without_secrets(sdk, client, headers) | {"Authorization": f"Bearer {key}"}
-    outgoing.headers = headers | call.headers
-    return outgoing
+    changes["headers"] = headers | call.headers
+    return options.model_copy(update=changes)
 
 
 _SECRET_HEADER = re.compile(
