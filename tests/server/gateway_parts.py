@@ -1,0 +1,152 @@
+"""A gateway on a real socket, in a thread of its own, and what tests ask of its store."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import coterie
+from coterie import conventions as names
+from coterie.store.base import Store
+from coterie.testing import ScriptedModel
+from coterie.vocabulary import Endpoint, Mode, Resource, ResourceKind, Rollout, Span, Task
+from coterie_server.gateway import Gateway, gateway_settings
+
+TOKEN = "tok-agent-0123456789"
+TRAINER_TOKEN = "tok-trainer-0123456789"
+Result = TypeVar("Result")
+
+
+class RunningGateway:
+    """A gateway and its store; use it as a context manager."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.registry = CollectorRegistry()
+        self.settings = gateway_settings(
+            {"first_pause_seconds": 0.02, "health_seconds": 0.2, "spool": str(folder / "spool"), **(settings or {})}
+        )
+        self.store: Store
+        self.gateway: Gateway
+        self.port = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._server: uvicorn.Server
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
+        self._failed: BaseException | None = None
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}/gateway"
+
+    @property
+    def url(self) -> str:
+        return f"{self.root}/v1"
+
+    def attempt_url(self, rollout: str, attempt: str, role: str | None = None) -> str:
+        return f"{self.root}/rollout/{rollout}/attempt/{attempt}{f'/role/{role}' if role else ''}/v1"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self.port:
+            if self._failed is not None:
+                raise self._failed
+            assert time.monotonic() < deadline, "the gateway did not start"
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()
+
+    def do(self, work: Callable[[Store], Coroutine[Any, Any, Result]]) -> Result:
+        """Do something with the store, in the gateway's loop."""
+        return asyncio.run_coroutine_threadsafe(work(self.store), self._loop).result(timeout=20)
+
+    def publish(self, endpoint: Endpoint | ScriptedModel, name: str = "team", **fields: Any) -> None:
+        """Publish an endpoint; by default one for all roles at a scripted model."""
+        if isinstance(endpoint, ScriptedModel):
+            endpoint = Endpoint(endpoint.base_url, **{"model": "tiny", "policy": "team", "version": 1, **fields})
+        content = {one: getattr(endpoint, one) for one in endpoint.__dataclass_fields__}
+        self.do(lambda store: store.publish(Resource(name, ResourceKind.ENDPOINT, content)))
+        self.gateway._routing._latest_at = float("-inf")
+
+    def begin(self, mode: Mode = Mode.TRAIN, *, pins: Sequence[str] = ("team",), **fields: Any) -> tuple[str, str]:
+        """Begin an attempt at a new rollout; gives the ids of both."""
+
+        async def begun(store: Store) -> tuple[str, str]:
+            await store.add_tasks([Task("task", "how many?")])
+            resources = {name: (await store.get_resource(name)).version for name in pins}
+            lease = await store.begin(Rollout("task", mode=mode, resources=resources, **fields), "worker")
+            return lease.rollout.id, lease.attempt.id
+
+        return self.do(begun)
+
+    def spans(self, count: int = 1, *, rollout: str | None = None) -> list[Span]:
+        """All spans, once there are ``count`` of them. Waits a little longer lest there be more."""
+
+        async def found(store: Store) -> list[Span]:
+            deadline = time.monotonic() + 10
+            while True:
+                page = await store.list_spans(rollout_id=rollout)
+                if len(page.items) >= count or time.monotonic() > deadline:
+                    return list(page.items)
+                await asyncio.sleep(0.01)
+
+        spans = self.do(found)
+        assert len(spans) == count, [(span.name, span.status_message) for span in spans]
+        return spans
+
+    def figure(self, name: str, **labels: str) -> float:
+        """A figure of the metrics."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failed = error
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        async with coterie.connect(self.folder / "runs.db") as self.store:
+            self.gateway = Gateway(self.store, self.settings, allows=allows, registry=self.registry)
+            self.gateway.start()
+            app = Starlette(routes=[Mount("/gateway", app=self.gateway)])
+            config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
+            self._server = uvicorn.Server(config)
+            self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+            serving = asyncio.create_task(self._server.serve())
+            while not self._server.started and not serving.done():
+                await asyncio.sleep(0.005)
+            self.port = self._server.servers[0].sockets[0].getsockname()[1]
+            await serving
+            await self.gateway.stop(2)
+
+
+def allows(token: str, scope: str) -> bool | None:
+    known = {TOKEN: {"agent"}, TRAINER_TOKEN: {"trainer"}}
+    return scope in known[token] if token in known else None
+
+
+def headers_of(call: str, rollout: str, attempt: str, role: str) -> dict[str, str]:
+    """The headers that a program with capture sends."""
+    return {
+        names.HEADER_CALL_ID: call,
+        names.HEADER_ROLLOUT_ID: rollout,
+        names.HEADER_ATTEMPT_ID: attempt,
+        names.HEADER_ROLE: role,
+    }
