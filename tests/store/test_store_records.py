@@ -140,6 +140,19 @@ async def test_text_that_no_database_takes_is_kept_readable(store: Store) -> Non
     assert kept.attributes == {"text": "\udcff"}
 
 
+async def test_the_character_nul_becomes_readable_in_texts_and_is_refused_in_ids(store: Store) -> None:
+    span = replace(SPAN, attempt_id="at", name="a\0b", status_message="\0", attributes={"te\0xt": "c\0d"})
+    await store.add_spans([span])
+    (kept,) = (await store.get_spans(["at"]))["at"]
+    assert (kept.name, kept.status_message) == ("a\\x00b", "\\x00")
+    assert kept.attributes == {"te\0xt": "c\0d"}
+    with pytest.raises(StoreError, match=r"span .*trace_id holds the character NUL"):
+        await store.add_spans([replace(span, trace_id="a\0")])
+    with pytest.raises(StoreError, match=r"dataset holds the character NUL"):
+        await store.add_tasks([TASK, replace(TASK, id="t2", dataset="a\0")])
+    assert not (await store.list_tasks()).items
+
+
 async def test_a_value_that_cannot_be_stored_is_named_and_writes_nothing(store: Store) -> None:
     with pytest.raises(StoreError, match=r"task 't3': input .*bytes"):
         await store.add_tasks([TASK, Task("t3", b"bytes")])

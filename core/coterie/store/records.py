@@ -44,14 +44,17 @@ Row = Any
 def task_row(task: Task) -> dict[str, Any]:
     """Columns of a task."""
     where = f"task {task.id!r}"
-    return {
-        "id": task.id,
-        "input": to_json(task.input, where, "input"),
-        "reference": to_json(task.reference, where, "reference"),
-        "dataset": task.dataset,
-        "split": task.split,
-        "labels": to_json(task.metadata, where, "metadata"),
-    }
+    return _checked(
+        {
+            "id": task.id,
+            "input": to_json(task.input, where, "input"),
+            "reference": to_json(task.reference, where, "reference"),
+            "dataset": task.dataset,
+            "split": task.split,
+            "labels": to_json(task.metadata, where, "metadata"),
+        },
+        where,
+    )
 
 
 def task_of(row: Row) -> Task:
@@ -110,22 +113,25 @@ def _rollout_columns(rollout: Rollout) -> dict[str, Any]:
             f"{where}: deadline_seconds is {deadline}; give a positive number, or None for no deadline. "
             "Nothing was queued."
         )
-    return {
-        "id": rollout.id,
-        "task_id": rollout.task_id,
-        "mode": Mode(rollout.mode).value,
-        "run_id": rollout.run_id,
-        "group_id": rollout.group_id,
-        "step": rollout.step,
-        "resources": to_json(rollout.resources, where, "resources"),
-        "sampling": to_json(rollout.sampling, where, "sampling"),
-        "max_attempts": rollout.max_attempts,
-        "deadline_seconds": deadline,
-        "retry": retry_text(rollout.retry, where),
-        "available_ns": rollout.available_ns,
-        "created_ns": rollout.created_ns,
-        "labels": to_json(rollout.metadata, where, "metadata"),
-    }
+    return _checked(
+        {
+            "id": rollout.id,
+            "task_id": rollout.task_id,
+            "mode": Mode(rollout.mode).value,
+            "run_id": rollout.run_id,
+            "group_id": rollout.group_id,
+            "step": rollout.step,
+            "resources": to_json(rollout.resources, where, "resources"),
+            "sampling": to_json(rollout.sampling, where, "sampling"),
+            "max_attempts": rollout.max_attempts,
+            "deadline_seconds": deadline,
+            "retry": retry_text(rollout.retry, where),
+            "available_ns": rollout.available_ns,
+            "created_ns": rollout.created_ns,
+            "labels": to_json(rollout.metadata, where, "metadata"),
+        },
+        where,
+    )
 
 
 def rollout_of(row: Row) -> Rollout:
@@ -191,20 +197,23 @@ _NO_RETRY_POLICY = RetryPolicy()
 
 def attempt_row(attempt: Attempt) -> dict[str, Any]:
     """Columns of an attempt whose lease is new."""
-    return {
-        "id": attempt.id,
-        "rollout_id": attempt.rollout_id,
-        "number": attempt.number,
-        "worker": storable(attempt.worker),
-        "state": attempt.state.value,
-        "started_ns": attempt.started_ns,
-        "lease_expires_ns": attempt.lease_expires_ns,
-        "renewed_ns": attempt.started_ns,
-        "ended_ns": attempt.ended_ns,
-        "cause": None if attempt.cause is None else attempt.cause.value,
-        "error": storable(attempt.error),
-        "warnings": to_json(attempt.warnings, f"attempt {attempt.id!r}", "warnings"),
-    }
+    return _checked(
+        {
+            "id": attempt.id,
+            "rollout_id": attempt.rollout_id,
+            "number": attempt.number,
+            "worker": storable(attempt.worker),
+            "state": attempt.state.value,
+            "started_ns": attempt.started_ns,
+            "lease_expires_ns": attempt.lease_expires_ns,
+            "renewed_ns": attempt.started_ns,
+            "ended_ns": attempt.ended_ns,
+            "cause": None if attempt.cause is None else attempt.cause.value,
+            "error": storable(attempt.error),
+            "warnings": to_json(attempt.warnings, f"attempt {attempt.id!r}", "warnings"),
+        },
+        f"attempt {attempt.id!r}",
+    )
 
 
 def attempt_of(row: Row) -> Attempt:
@@ -226,23 +235,26 @@ def attempt_of(row: Row) -> Attempt:
 
 def span_row(span: Span) -> dict[str, Any]:
     """Columns of a span."""
-    return {
-        "trace_id": span.trace_id,
-        "span_id": span.span_id,
-        "name": storable(span.name),
-        "start_ns": span.start_ns,
-        "end_ns": span.end_ns,
-        "parent_id": span.parent_id,
-        "rollout_id": span.rollout_id,
-        "attempt_id": span.attempt_id,
-        "status": span.status.value,
-        "status_message": storable(span.status_message),
-        "attributes": to_json(span.attributes, f"span {span.span_id!r}", "attributes"),
-        "events": _events_json(span) if span.events else "[]",
-        "role": _text_attribute(span, conventions.ROLE),
-        "agent_path": _text_attribute(span, conventions.AGENT_PATH),
-        "operation": _text_attribute(span, conventions.OPERATION),
-    }
+    return _checked(
+        {
+            "trace_id": span.trace_id,
+            "span_id": span.span_id,
+            "name": storable(span.name),
+            "start_ns": span.start_ns,
+            "end_ns": span.end_ns,
+            "parent_id": span.parent_id,
+            "rollout_id": span.rollout_id,
+            "attempt_id": span.attempt_id,
+            "status": span.status.value,
+            "status_message": storable(span.status_message),
+            "attributes": to_json(span.attributes, f"span {span.span_id!r}", "attributes"),
+            "events": _events_json(span) if span.events else "[]",
+            "role": _text_attribute(span, conventions.ROLE),
+            "agent_path": _text_attribute(span, conventions.AGENT_PATH),
+            "operation": _text_attribute(span, conventions.OPERATION),
+        },
+        f"span {span.span_id!r}",
+    )
 
 
 def _text_attribute(span: Span, name: str) -> str | None:
@@ -274,19 +286,22 @@ def reward_row(reward: Reward) -> dict[str, Any]:
     Raises:
         RewardError: its value is no finite number.
     """
-    return {
-        "id": reward.id,
-        "rollout_id": reward.rollout_id,
-        "attempt_id": reward.attempt_id,
-        "value": _finite_number(reward),
-        "name": reward.name,
-        "source": reward.source,
-        "role": reward.role,
-        "agent_path": reward.agent_path,
-        "call_id": reward.call_id,
-        "explanation": storable(reward.explanation),
-        "time_ns": reward.time_ns,
-    }
+    return _checked(
+        {
+            "id": reward.id,
+            "rollout_id": reward.rollout_id,
+            "attempt_id": reward.attempt_id,
+            "value": _finite_number(reward),
+            "name": reward.name,
+            "source": reward.source,
+            "role": reward.role,
+            "agent_path": reward.agent_path,
+            "call_id": reward.call_id,
+            "explanation": storable(reward.explanation),
+            "time_ns": reward.time_ns,
+        },
+        f"reward {reward.id!r}",
+    )
 
 
 def reward_of(row: Row) -> Reward:
@@ -308,16 +323,19 @@ def reward_of(row: Row) -> Reward:
 
 def resource_row(resource: Resource) -> dict[str, Any]:
     """Columns of a version of a resource."""
-    return {
-        "name": resource.name,
-        "version": resource.version,
-        "kind": ResourceKind(resource.kind).value,
-        "content": to_json(resource.content, f"resource {resource.name!r}", "content"),
-        "author": resource.author,
-        "parent": resource.parent,
-        "note": storable(resource.note),
-        "created_ns": resource.created_ns,
-    }
+    return _checked(
+        {
+            "name": resource.name,
+            "version": resource.version,
+            "kind": ResourceKind(resource.kind).value,
+            "content": to_json(resource.content, f"resource {resource.name!r}", "content"),
+            "author": resource.author,
+            "parent": resource.parent,
+            "note": storable(resource.note),
+            "created_ns": resource.created_ns,
+        },
+        f"resource {resource.name!r}",
+    )
 
 
 def resource_of(row: Row) -> Resource:
@@ -337,16 +355,19 @@ def resource_of(row: Row) -> Resource:
 def run_row(run: Run) -> dict[str, Any]:
     """Columns of a run."""
     where = f"run {run.id!r}"
-    return {
-        "id": run.id,
-        "kind": run.kind,
-        "name": storable(run.name),
-        "config": to_json(run.config, where, "config"),
-        "state": RunState(run.state).value,
-        "created_ns": run.created_ns,
-        "finished_ns": run.finished_ns,
-        "summary": to_json(run.summary, where, "summary"),
-    }
+    return _checked(
+        {
+            "id": run.id,
+            "kind": run.kind,
+            "name": storable(run.name),
+            "config": to_json(run.config, where, "config"),
+            "state": RunState(run.state).value,
+            "created_ns": run.created_ns,
+            "finished_ns": run.finished_ns,
+            "summary": to_json(run.summary, where, "summary"),
+        },
+        where,
+    )
 
 
 def run_of(row: Row) -> Run:
@@ -365,13 +386,16 @@ def run_of(row: Row) -> Run:
 
 def metrics_row(metrics: Metrics) -> dict[str, Any]:
     """Columns of the figures of one step."""
-    return {
-        "run_id": metrics.run_id,
-        "step": int(metrics.step),
-        "stage": metrics.stage,
-        "figures": to_json(metrics.values, f"metrics of run {metrics.run_id!r}, step {metrics.step}", "values"),
-        "time_ns": metrics.time_ns,
-    }
+    return _checked(
+        {
+            "run_id": metrics.run_id,
+            "step": int(metrics.step),
+            "stage": metrics.stage,
+            "figures": to_json(metrics.values, f"metrics of run {metrics.run_id!r}, step {metrics.step}", "values"),
+            "time_ns": metrics.time_ns,
+        },
+        f"metrics of run {metrics.run_id!r}",
+    )
 
 
 def metrics_of(row: Row) -> Metrics:
@@ -381,14 +405,17 @@ def metrics_of(row: Row) -> Metrics:
 
 def decision_row(decision: Decision) -> dict[str, Any]:
     """Columns of an audit entry."""
-    return {
-        "id": decision.id,
-        "run_id": decision.run_id,
-        "kind": decision.kind,
-        "subject": storable(decision.subject),
-        "evidence": to_json(decision.evidence, f"decision {decision.id!r}", "evidence"),
-        "time_ns": decision.time_ns,
-    }
+    return _checked(
+        {
+            "id": decision.id,
+            "run_id": decision.run_id,
+            "kind": decision.kind,
+            "subject": storable(decision.subject),
+            "evidence": to_json(decision.evidence, f"decision {decision.id!r}", "evidence"),
+            "time_ns": decision.time_ns,
+        },
+        f"decision {decision.id!r}",
+    )
 
 
 def decision_of(row: Row) -> Decision:
@@ -427,10 +454,24 @@ def of_json(text: str) -> Any:
 
 
 def storable(text: str | None) -> str | None:
-    """Text that a database takes: halves of surrogate pairs (undecodable bytes of a file name) become escapes."""
-    if text is None or text.isascii():
+    """Text that every database takes: halves of surrogate pairs (undecodable bytes of a file name) and the character
+    NUL become escapes.
+    """
+    if text is None:
+        return None
+    if "\0" in text:
+        text = text.replace("\0", "\\x00")
+    if text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """The row, unless an id or another name in it holds what not every database can keep."""
+    for column, value in row.items():
+        if isinstance(value, str) and "\0" in value:
+            raise StoreError(f"{where}: {column} holds the character NUL. Leave it out. Nothing was written.")
+    return row
 
 
 def _plain(value: object) -> JSON:
