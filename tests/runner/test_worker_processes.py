@@ -32,7 +32,7 @@ from coterie.vocabulary import (
 )
 
 APP = """
-import asyncio, os, subprocess, sys, time
+import asyncio, os, re, subprocess, sys, time
 from pathlib import Path
 import coterie
 from coterie.roles import acting_as
@@ -52,6 +52,10 @@ def spins(task):
     coterie.reward(0.5, name="before")
     while True:
         pass
+
+def holds_the_interpreter(task):
+    Path(task.input).write_text(str(os.getpid()))
+    re.match("(a+)+$", "a" * 60 + "b")
 
 def spawns(task):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -204,16 +208,18 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("isolation", ["none", "process"])
+@pytest.mark.parametrize(
+    ("isolation", "function"), [("none", "spins"), ("process", "spins"), ("process", "holds_the_interpreter")]
+)
 async def test_the_work_of_a_killed_runner_is_finished_by_another(
-    store: Store, app: str, tmp_path: Path, isolation: str
+    store: Store, app: str, tmp_path: Path, isolation: str, function: str
 ) -> None:
     pid_file = tmp_path / "pid"
     await store.add_tasks([coterie.Task("spin", str(pid_file))])
     rollout = Rollout("spin", mode=Mode.VAL, max_attempts=2)
     await store.enqueue([rollout])
     victim = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", RUNNER, str(tmp_path / "store.db"), f"{app}:spins", isolation
+        sys.executable, "-c", RUNNER, str(tmp_path / "store.db"), f"{app}:{function}", isolation
     )
     try:
         async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""The commands of ``coterie``: ``doctor`` and ``show``, and what installed packages add by entry points.
+"""The commands of ``coterie``: our own, and what installed packages add by entry points.
 
 An entry point of group ``coterie.commands`` names a plain function whose parameters carry Typer annotations and whose
 docstring is the help. For the list of commands its docstring is read from the source, without importing it.
@@ -44,6 +44,7 @@ def find_commands() -> Sequence[Command]:
     own = [
         EntryPoint("doctor", "coterie.cli.doctor:doctor", GROUP),
         EntryPoint("show", "coterie.cli.show:show", GROUP),
+        EntryPoint("run", "coterie.cli.run:run", GROUP),
     ]
     found: dict[str, Command] = {}
     for entry in [*own, *sorted(entry_points(group=GROUP), key=lambda entry: entry.name)]:

@@ -8,15 +8,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from coterie.assembly import build_episode
+from coterie.cli.given_store import raise_if_absent
 from coterie.connecting import connect
 from coterie.episodes import Episode
-from coterie.errors import ConfigError
 from coterie.store.base import Store
 from coterie.vocabulary import Attempt, AttemptState, Rollout, Task
 
@@ -41,15 +40,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
     """Show a rollout's episode as a tree: who said what, tools, hand-offs, rewards. Without an id: the latest rollouts."""
-    _raise_if_absent(store)
+    raise_if_absent(store)
     typer.echo(asyncio.run(_shown(store, rollout, attempt, limit, as_json)))
-
-
-def _raise_if_absent(url: str) -> None:
-    """Opening a SQLite store creates it: here that would only hide a typing error."""
-    path = Path(url.removeprefix("sqlite:///"))
-    if "://" not in str(path) and not path.exists():
-        raise ConfigError(f"store {url!r}: there is no file {path}. Give the store that the rollouts were kept in.")
 
 
 async def _shown(url: str, rollout_id: str | None, number: int | None, limit: int, as_json: bool) -> str:

@@ -184,8 +184,7 @@ class Attempts:
             warnings = self._warnings(running, outcome)
             running.ending = True
             outcome, written = await self._finish(running, outcome, warnings)
-            if self._on_end is not None:
-                self._on_end(Ended(lease, outcome, time.monotonic() - running.began, written))
+            self._tell_end(Ended(lease, outcome, time.monotonic() - running.began, written))
         except Exception:  # noqa: BLE001 - whatever was not foreseen must not end silently
             _log.exception("Attempt %s could not be ended; its lease will run out.", lease.attempt.id)
         finally:
@@ -288,6 +287,13 @@ class Attempts:
         ended = {AttemptState.SUCCEEDED: "succeeded", AttemptState.FAILED: "failed"}.get(outcome.state, "cancelled")
         self._count(**{ended: 1}, deadline=outcome.cause is FailureCause.DEADLINE, refused=sink.refused)
         return outcome, True
+
+    def _tell_end(self, end: Ended) -> None:
+        if self._on_end is not None:
+            try:
+                self._on_end(end)
+            except Exception:  # noqa: BLE001 - who watches must not disturb the work
+                _log.exception("The end of attempt %s could not be told.", end.lease.attempt.id)
 
     def _patience_ends(self, began: float) -> bool:
         return self.patience_seconds is not None and time.monotonic() - began >= self.patience_seconds

@@ -18,6 +18,7 @@ from coterie.runner.attempts import Attempts, Ended, RunnerStatistics
 from coterie.runner.playing import InProcess, Player
 from coterie.runner.processes import ProcessPool
 from coterie.runner.reach import Pauses
+from coterie.runner.sink import MEMORY_BYTES
 from coterie.store.base import Store
 from coterie.vocabulary import new_id
 
@@ -55,6 +56,7 @@ class Runner:
         run_id: Take only rollouts of this run.
         grace_seconds: How long a cancelled async function may take to clean up.
         idle_seconds: Take no more work after there was none for so long and nothing runs; None means to wait for ever.
+        memory_bytes: How much of what running attempts recorded may wait in memory; more waits on disk.
         on_end: Called at the end of each attempt.
 
     Raises:
@@ -75,6 +77,7 @@ class Runner:
         run_id: str | None = None,
         grace_seconds: float = 5.0,
         idle_seconds: float | None = None,
+        memory_bytes: int = MEMORY_BYTES,
         on_end: Callable[[Ended], None] | None = None,
     ) -> None:
         _check(concurrency=concurrency, lease_seconds=lease_seconds, grace_seconds=grace_seconds)
@@ -100,7 +103,12 @@ class Runner:
             self.concurrency = concurrency
             self._player = InProcess(function, grace_seconds=grace_seconds)
         self._attempts = Attempts(
-            store, name=function.name, lease_seconds=lease_seconds, deadline_seconds=deadline_seconds, on_end=on_end
+            store,
+            name=function.name,
+            lease_seconds=lease_seconds,
+            deadline_seconds=deadline_seconds,
+            memory_bytes=memory_bytes,
+            on_end=on_end,
         )
         self._leasing: asyncio.Task[None] | None = None
         self._instrumented = False
@@ -150,17 +158,21 @@ class Runner:
         await self._stop_leasing()
         await self._attempts.drain()
 
+    async def give_back(self) -> None:
+        """Take no more work, end the attempts that run, and give their rollouts back to the queue."""
+        await self._stop_leasing()
+        self._attempts.interrupt()
+        await self._attempts.drain()
+
     async def stop(self, *, within_seconds: float = STOP_SECONDS) -> None:
-        """End the attempts that run, give their rollouts back to the queue, leave no task behind. Safe to call twice.
+        """Give back what runs, leave no task behind. Safe to call twice.
 
         What the store does not take ``within_seconds``, because it is away, is left to the leases.
         """
         try:
-            await self._stop_leasing()
-            self._attempts.interrupt()
             with suppress(TimeoutError):
                 async with asyncio.timeout(within_seconds):
-                    await self._attempts.drain()
+                    await self.give_back()
         finally:
             await self._attempts.stop()
             await self._player.close()
