@@ -63,11 +63,11 @@ def attempt_id_of(request_id: str, number: int) -> str:
 
 
 class Store(ABC):
-    """Tasks, rollouts, attempts, spans, rewards, resources, runs. All methods are safe under concurrency.
+    r"""Tasks, rollouts, attempts, spans, rewards, resources, runs. All methods are safe under concurrency.
 
     Values come back as they went in, up to JSON: a tuple inside a JSON value comes back as a list, and a float that is
     not finite as the string ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. In a text that is no JSON, what not every
-    database can keep becomes readable, such as the character NUL ``\\x00``; in an id it is refused. Every method raises
+    database can keep becomes readable, such as the character NUL ``\x00``; in an id it is refused. Every method raises
     ``StoreError`` when it is given what cannot be stored or when the store is closed, and ``StoreUnavailableError``
     when the database fails.
     """
