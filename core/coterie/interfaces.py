@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from coterie.vocabulary import JSON, Endpoint
 
@@ -27,6 +27,9 @@ class Sample:
     """The how-many-eth call of this role in this rollout, from 0."""
     reward: float
     state_key: str | None = None
+    """Names the state in which the call was made (``coterie.state.key``), for methods that compare within a state."""
+    step: int = 0
+    """The how-many-eth call of its rollout, all roles together, from 0."""
 
 
 class AdvantageEstimator(Protocol):
@@ -34,6 +37,23 @@ class AdvantageEstimator(Protocol):
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
         """One advantage a sample, in order. A lone sample of a group gets 0."""
+        ...
+
+
+@runtime_checkable
+class RememberingEstimator(Protocol):
+    """An estimator that carries something from step to step. A class, made anew for each run; a resumed one goes on."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        """One advantage a sample, in order."""
+        ...
+
+    def remembered(self) -> Mapping[str, JSON]:
+        """What it carries, as JSON."""
+        ...
+
+    def recall(self, remembered: Mapping[str, JSON]) -> None:
+        """Go on from what ``remembered`` gave."""
         ...
 
 

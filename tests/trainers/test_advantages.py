@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections import Counter, defaultdict
@@ -17,19 +18,49 @@ from hypothesis import strategies as st
 from coterie.errors import ConfigError
 from coterie.interfaces import Sample
 from coterie_trainers import advantages
+from coterie_trainers.advantages.ema_role import EmaRole
+from coterie_trainers.advantages.loo import loo
 from coterie_trainers.advantages.role import role
+from coterie_trainers.advantages.role_turn import role_turn
 from coterie_trainers.advantages.rollout import rollout
+from coterie_trainers.advantages.state import state
+from coterie_trainers.advantages.state_history import state_history
+from coterie_trainers.advantages.transition import transition
 
 Estimator = Callable[[Sequence[Sample]], np.ndarray]
 KEYS: dict[Estimator, Callable[[Sample], Hashable]] = {
     rollout: lambda sample: sample.task_id,
     role: lambda sample: (sample.task_id, sample.role),
+    role_turn: lambda sample: (sample.task_id, sample.role, sample.turn),
 }
-estimators = pytest.mark.parametrize("estimator", [rollout, role], ids=["rollout", "role"])
+standardising = pytest.mark.parametrize("estimator", list(KEYS), ids=lambda estimator: estimator.__name__)
+"""Those that compare rollouts of a group by mean and standard deviation."""
+estimators = pytest.mark.parametrize(
+    "estimator", [*KEYS, transition, loo, state, state_history], ids=lambda estimator: estimator.__name__
+)
+"""All that compare within a step."""
 
 
-def sample(reward: float, rollout_id: str, *, task: str = "t", role: str = "coder", turn: int = 0) -> Sample:
-    return Sample(task_id=task, rollout_id=rollout_id, role=role, agent_path=role, turn=turn, reward=reward)
+def sample(
+    reward: float,
+    rollout_id: str,
+    *,
+    task: str = "t",
+    role: str = "coder",
+    turn: int = 0,
+    step: int = 0,
+    state_key: str | None = None,
+) -> Sample:
+    return Sample(
+        task_id=task,
+        rollout_id=rollout_id,
+        role=role,
+        agent_path=role,
+        turn=turn,
+        reward=reward,
+        state_key=state_key,
+        step=step,
+    )
 
 
 # Quarters: sums and differences are exact, so that scaling and shifting cannot move a group across the rounding limit.
@@ -37,16 +68,27 @@ quarters = st.integers(-16, 16).map(lambda number: number / 4)
 
 
 @st.composite
-def steps(draw: st.DrawFn, *, reward_per_rollout: bool = False) -> list[Sample]:
+def steps(draw: st.DrawFn, *, reward_per_rollout: bool = False, states: bool = False) -> list[Sample]:
     """A training step: tasks with rollouts, in which some roles make some calls."""
     samples = []
     for task in range(draw(st.integers(1, 3))):
         for number in range(draw(st.integers(1, 4))):
-            shared = draw(quarters)
+            shared, made = draw(quarters), 0
             for name in ("analyst", "coder", "reviewer"):
                 for turn in range(draw(st.integers(0, 3))):
                     value = shared if reward_per_rollout else draw(quarters)
-                    samples.append(sample(value, f"{task}.{number}", task=str(task), role=name, turn=turn))
+                    samples.append(
+                        sample(
+                            value,
+                            f"{task}.{number}",
+                            task=str(task),
+                            role=name,
+                            turn=turn,
+                            step=made,
+                            state_key=draw(st.sampled_from([None, "door", "hall"])) if states else None,
+                        )
+                    )
+                    made += 1
     return samples
 
 
@@ -58,7 +100,7 @@ def by_rollout(samples: Sequence[Sample], values: Sequence[float], key: Callable
     return {group: [float(np.mean(turns)) for turns in members.values()] for group, members in groups.items()}
 
 
-@estimators
+@standardising
 @given(samples=steps())
 def test_each_group_has_mean_zero_and_unit_spread_over_its_rollouts(
     estimator: Estimator, samples: list[Sample]
@@ -81,7 +123,7 @@ def test_the_order_of_samples_does_not_matter(estimator: Estimator, samples: lis
     np.testing.assert_allclose(shuffled, estimator(samples)[order], rtol=1e-9, atol=1e-12)
 
 
-@estimators
+@pytest.mark.parametrize("estimator", [*KEYS, transition], ids=lambda estimator: estimator.__name__)
 @given(
     samples=steps(), scale=st.sampled_from([1 / 64, 0.25, 2.0, 3.0, 1000.0]), shift=st.integers(-100, 100).map(float)
 )
@@ -92,7 +134,7 @@ def test_scale_and_shift_of_the_reward_do_not_matter(
     np.testing.assert_allclose(estimator(changed), estimator(samples), rtol=1e-6, atol=1e-8)
 
 
-@estimators
+@pytest.mark.parametrize("estimator", [*KEYS, loo, state], ids=lambda estimator: estimator.__name__)
 @given(samples=steps())
 def test_a_lone_rollout_gets_exactly_zero(estimator: Estimator, samples: list[Sample]) -> None:
     lone = [replace(item, task_id=item.rollout_id) for item in samples]
@@ -115,7 +157,7 @@ def test_what_roles_are_called_does_not_matter(estimator: Estimator, samples: li
     )
 
 
-@estimators
+@pytest.mark.parametrize("estimator", [*KEYS, loo], ids=lambda estimator: estimator.__name__)
 @given(samples=steps(reward_per_rollout=True), times=st.integers(2, 5), data=st.data())
 def test_more_calls_do_not_give_a_rollout_more_votes(
     estimator: Estimator, samples: list[Sample], times: int, data: st.DataObject
@@ -138,7 +180,7 @@ def test_turns_of_one_rollout_keep_their_own_rewards() -> None:
     np.testing.assert_allclose(rollout(samples), np.array([0.75, -0.25, -0.25]) / (6 / 16) ** 0.5)
 
 
-@estimators
+@standardising
 @given(samples=steps())
 def test_no_advantage_grows_beyond_what_its_group_allows(estimator: Estimator, samples: list[Sample]) -> None:
     """Turns that differ much inside rollouts that hardly differ must not get advantages without bound."""
@@ -165,6 +207,120 @@ def test_role_gives_each_role_what_it_would_get_alone(samples: list[Sample]) -> 
         np.testing.assert_array_equal(together[places], role([samples[place] for place in places]))
 
 
+@estimators
+@given(samples=steps(states=True), seed=st.integers(0, 1000))
+def test_the_order_of_samples_does_not_matter_with_states(
+    estimator: Estimator, samples: list[Sample], seed: int
+) -> None:
+    order = random.Random(seed).sample(range(len(samples)), len(samples))
+    shuffled = estimator([samples[place] for place in order])
+    np.testing.assert_allclose(shuffled, np.asarray(estimator(samples))[order], rtol=1e-9, atol=1e-12)
+
+
+@given(samples=steps())
+def test_one_call_a_rollout_makes_transition_rollout(samples: list[Sample]) -> None:
+    first = [item for item in samples if item.step == 0]
+    np.testing.assert_allclose(transition(first), rollout(first), rtol=1e-9, atol=1e-12)
+
+
+def test_transition_weighs_long_rollouts_more() -> None:
+    samples = [sample(1, "a"), *[sample(0, "b", turn=turn) for turn in range(9)]]
+    assert transition(samples)[0] > rollout(samples)[0]
+
+
+@given(samples=steps())
+def test_one_turn_a_role_makes_role_turn_role(samples: list[Sample]) -> None:
+    first = [item for item in samples if item.turn == 0]
+    np.testing.assert_allclose(role_turn(first), role(first), rtol=1e-9, atol=1e-12)
+
+
+def test_role_turn_compares_late_turns_with_late_turns() -> None:
+    """Second calls all fail: against the role's mean they look bad, among themselves one is better."""
+    first = [sample(1, rollout_id) for rollout_id in "ab"]
+    second = [sample(0.25, "a", turn=1), sample(0, "b", turn=1)]
+    assert role_turn(first + second)[2] > 0 > role(first + second)[2]
+
+
+@given(samples=steps())
+def test_loo_is_the_standardised_difference_without_its_scale(samples: list[Sample]) -> None:
+    """With one call a role and rollout: reward − mean of the others = (reward − mean) · K / (K − 1)."""
+    first = [item for item in samples if item.turn == 0]
+    groups = Counter((item.task_id, item.role) for item in first)
+    means: dict = defaultdict(float)
+    for item in first:
+        means[item.task_id, item.role] += item.reward / groups[item.task_id, item.role]
+    for item, advantage in zip(first, loo(first), strict=True):
+        size = groups[item.task_id, item.role]
+        expected = 0.0 if size == 1 else (item.reward - means[item.task_id, item.role]) * size / (size - 1)
+        assert advantage == pytest.approx(expected, abs=1e-9)
+
+
+@given(samples=steps())
+def test_without_states_both_state_methods_are_role(samples: list[Sample]) -> None:
+    np.testing.assert_array_equal(state(samples), role(samples))
+    np.testing.assert_array_equal(state_history(samples), role(samples))
+
+
+def test_a_state_visited_twice_is_compared_by_discounted_return() -> None:
+    """Both reach the end, b a call later: equal as rollouts, but a's way from the door was shorter."""
+    a = [sample(1, "a", step=0, state_key="door"), sample(1, "a", turn=1, step=1)]
+    b = [sample(1, "b", step=0, state_key="door"), sample(1, "b", turn=1, step=1), sample(1, "b", turn=2, step=2)]
+    expected = np.array([1, 0, -1, 0, 0]) / 2**0.5
+    np.testing.assert_allclose(state(a + b), expected)
+    assert (role(a + b) == 0).all()
+
+
+def test_a_shared_past_counts_more_than_a_shared_state() -> None:
+    """All stand in the hall in the end; a and b came by the door, c by the window and in vain."""
+    came = {"a": ("door", 1.0), "b": ("door", 0.0), "c": ("window", 0.0)}
+    samples = [
+        sample(reward, rollout_id, turn=turn, step=turn, state_key=key)
+        for rollout_id, (way, reward) in came.items()
+        for turn, key in enumerate((way, "hall"))
+    ]
+    by_state, by_history = state(samples) - role(samples), state_history(samples) - role(samples)
+    in_hall = {item.rollout_id: place for place, item in enumerate(samples) if item.state_key == "hall"}
+    assert by_state[in_hall["b"]] == pytest.approx(by_state[in_hall["c"]])
+    assert by_history[in_hall["b"]] != pytest.approx(by_history[in_hall["c"]])
+
+
+# What is carried from step to step
+
+
+def test_ema_role_scores_before_it_takes_in() -> None:
+    estimator = EmaRole(decay=0.5)
+    assert estimator([sample(1, "a"), sample(0, "b")]).tolist() == [0, 0]
+    np.testing.assert_allclose(estimator([sample(1, "c")]), [0.5])
+
+
+@given(step=steps(), seed=st.integers(0, 1000))
+def test_ema_role_does_not_depend_on_the_order_within_a_step(step: list[Sample], seed: int) -> None:
+    one, other = EmaRole(), EmaRole()
+    one(step)
+    other(random.Random(seed).sample(step, len(step)))
+    np.testing.assert_allclose(one(step), other(step), rtol=1e-9, atol=1e-12)
+
+
+@given(before=steps(), after=steps())
+def test_ema_role_goes_on_where_it_was(before: list[Sample], after: list[Sample]) -> None:
+    one = advantages.check("ema_role")
+    one(before)
+    resumed = advantages.check("ema_role")
+    resumed.recall(json.loads(json.dumps(one.remembered())))
+    np.testing.assert_array_equal(one(after), resumed(after))
+
+
+def test_ema_role_refuses_what_is_not_its_own() -> None:
+    with pytest.raises(ConfigError, match="ema_role"):
+        EmaRole().recall({"coder": "much"})
+
+
+def test_each_run_has_a_memory_of_its_own() -> None:
+    first, second = advantages.check("ema_role"), advantages.check("ema_role")
+    first([sample(5, "a")])
+    assert second([sample(1, "b")]).tolist() == [0]
+
+
 # The choice by name
 
 MIXED = advantages.check({"analyst": "rollout", "coder": "rollout", "reviewer": "role"})
@@ -185,7 +341,7 @@ def test_each_role_goes_to_the_estimator_that_it_chose(samples: list[Sample]) ->
 
 
 def test_an_unknown_estimator_is_an_error_that_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"no estimator 'grop'.*role, rollout"):
+    with pytest.raises(ConfigError, match=r"no estimator 'grop'.*loo, role, role_turn, rollout"):
         advantages.estimate([sample(1, "a")], "grop")
 
 
@@ -263,8 +419,14 @@ def test_a_wrong_answer_of_an_estimator_is_an_error(
 
 
 @pytest.mark.train
-@estimators
-def test_with_one_call_a_rollout_it_is_verls_grpo(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("estimator", "theirs"),
+    [*((each, "grpo") for each in (*KEYS, transition)), (loo, "rloo")],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_with_one_call_a_rollout_it_is_verls_own(
+    estimator: Estimator, theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     import torch
     from verl.trainer.ppo.core_algos import get_adv_estimator_fn
@@ -280,8 +442,8 @@ def test_with_one_call_a_rollout_it_is_verls_grpo(estimator: Estimator, monkeypa
         mask = torch.ones(len(samples), length)
         scores = torch.zeros(len(samples), length)
         scores[:, -1] = torch.tensor([item.reward for item in samples])
-        theirs, _ = get_adv_estimator_fn("grpo")(
+        verls, _ = get_adv_estimator_fn(theirs)(
             token_level_rewards=scores, response_mask=mask, index=np.array([item.task_id for item in samples])
         )
         # verl adds 1e-6 to the deviation and computes in single precision.
-        np.testing.assert_allclose(estimator(samples), theirs[:, 0].numpy(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(estimator(samples), verls[:, 0].numpy(), rtol=1e-3, atol=1e-4)

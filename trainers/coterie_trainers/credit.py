@@ -60,9 +60,9 @@ def credited_turns(episodes: Sequence[Episode], credit: Credit) -> list[Credited
     _check_one_episode_a_rollout(episodes)
     _check_names(episodes, credit.name)
     return [
-        CreditedTurn(_sample(episode, turn, reward), turn, episode)
+        CreditedTurn(_sample(episode, turn, reward, step), turn, episode)
         for episode in episodes
-        for turn, reward in zip(episode.turns, turn_rewards(episode, credit), strict=True)
+        for step, (turn, reward) in enumerate(zip(episode.turns, turn_rewards(episode, credit), strict=True))
     ]
 
 
@@ -95,7 +95,7 @@ def turn_rewards(episode: Episode, credit: Credit) -> list[float]:
     return values
 
 
-def _sample(episode: Episode, turn: Turn, reward: float) -> Sample:
+def _sample(episode: Episode, turn: Turn, reward: float, step: int) -> Sample:
     return Sample(
         task_id=episode.task_id,
         rollout_id=episode.rollout_id,
@@ -104,6 +104,7 @@ def _sample(episode: Episode, turn: Turn, reward: float) -> Sample:
         turn=turn.index,
         reward=reward,
         state_key=turn.state_key,
+        step=step,
     )
 
 

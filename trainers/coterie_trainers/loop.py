@@ -10,6 +10,7 @@ of the checkpoint that did best on validation; the test split is measured before
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -183,6 +184,7 @@ class _Loop:
         empty = 0
         self.progress.stage("training", training.steps)
         if first > 1:
+            await self._recall_credit(first - 1)
             self.progress.advance(first - 1)
         for step in range(first, training.steps + 1):
             if self._time_is_up(seconds):
@@ -191,7 +193,7 @@ class _Loop:
             started = time.monotonic()
             figures = await self._step(step)
             # Before the checkpoint: a step that has one is never made again, so its figures must be there.
-            await self.store.add_metrics([Metrics(self.record.id, step, figures)])
+            await self.store.add_metrics([Metrics(self.record.id, step, figures), *self._credit_memory(step)])
             saving = time.monotonic()
             if step % training.checkpoint_every == 0:
                 await self.backend.save(self.workspace.checkpoint(step))
@@ -209,6 +211,17 @@ class _Loop:
                 seconds += look["seconds"]
                 shown["validation"] = look["success"]
             self.progress.advance(1, **shown)
+
+    def _credit_memory(self, step: int) -> list[Metrics]:
+        """What estimators carry to the next step, kept with the step's figures so that a resumed run goes on with it."""
+        remembered = self.estimate.remembered()
+        values = {name: json.dumps(memory) for name, memory in remembered.items()}
+        return [Metrics(self.record.id, step, values, stage="credit")] if values else []
+
+    async def _recall_credit(self, step: int) -> None:
+        for row in await self.store.get_metrics(self.record.id, stage="credit"):
+            if row.step == step:
+                self.estimate.recall({name: json.loads(str(memory)) for name, memory in row.values.items()})
 
     def _look_is_due(self, step: int, seconds: float) -> bool:
         """True where the validation split is to be looked at: every so many steps, and after the last."""

@@ -20,19 +20,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.errors import ConfigError
-from coterie.interfaces import AdvantageEstimator, Sample
+from coterie.interfaces import AdvantageEstimator, RememberingEstimator, Sample
+from coterie.vocabulary import JSON
 
 GROUP = "coterie.advantages"
 """The entry point group in which packages offer estimators."""
 
 _BUILT_IN = {
-    "rollout": EntryPoint("rollout", "coterie_trainers.advantages.rollout:rollout", GROUP),
-    "role": EntryPoint("role", "coterie_trainers.advantages.role:role", GROUP),
+    name: EntryPoint(name, f"coterie_trainers.advantages.{name}:{function}", GROUP)
+    for name, function in {
+        "rollout": "rollout",
+        "transition": "transition",
+        "role": "role",
+        "role_turn": "role_turn",
+        "loo": "loo",
+        "ema_role": "EmaRole",
+        "state": "state",
+        "state_history": "state_history",
+    }.items()
 }
 
 
 def get(name: str) -> AdvantageEstimator:
-    """The estimator of this name: a built-in one, or one that an installed package offers.
+    """The estimator of this name: a built-in one, or one that an installed package offers. A class gives a new object.
 
     Raises:
         ConfigError: there is none of this name (the message lists what there is), two packages offer it, or it cannot
@@ -50,6 +60,8 @@ def get(name: str) -> AdvantageEstimator:
         raise ConfigError(
             f"advantage: {name!r} ({offered[0].value}) cannot be imported: {type(error).__name__}: {error}"
         ) from error
+    if isinstance(estimator, type):
+        estimator = estimator()
     if not callable(estimator):
         raise ConfigError(f"advantage: {name!r} ({offered[0].value}) is no function: {estimator!r}.")
     chosen: AdvantageEstimator = estimator
@@ -125,6 +137,24 @@ class Estimate:
         for name, places in self._places_by_estimator(samples).items():
             advantages_N[places] = _call(name, self.estimators[name], [samples[place] for place in places])
         return advantages_N
+
+    def remembered(self) -> dict[str, JSON]:
+        """Name → what that estimator carries from step to step; empty when none carries anything."""
+        return {
+            name: dict(estimator.remembered())
+            for name, estimator in self.estimators.items()
+            if isinstance(estimator, RememberingEstimator)
+        }
+
+    def recall(self, remembered: Mapping[str, JSON]) -> None:
+        """Go on from what ``remembered`` gave.
+
+        Raises:
+            ConfigError: an estimator cannot go on from it.
+        """
+        for name, estimator in self.estimators.items():
+            if isinstance(estimator, RememberingEstimator) and name in remembered:
+                estimator.recall(remembered[name])
 
     def _places_by_estimator(self, samples: Sequence[Sample]) -> dict[str, list[int]]:
         places: dict[str, list[int]] = {}

@@ -32,7 +32,7 @@ ROUNDING = 1e-12
 
 
 def standardise(samples: Sequence[Sample], keys: Sequence[Hashable]) -> NDArray[np.float64]:
-    """Advantages relative to each sample's group.
+    """Advantages relative to each sample's group, in which a rollout counts once.
 
     Args:
         samples: N turns.
@@ -41,11 +41,21 @@ def standardise(samples: Sequence[Sample], keys: Sequence[Hashable]) -> NDArray[
     Returns:
         ``advantages_N``; exactly 0 in groups of one rollout and in groups without spread.
     """
-    if not samples:
+    return standardised(rewards(samples), keys, [sample.rollout_id for sample in samples])
+
+
+def standardised(
+    reward_N: NDArray[np.float64], keys: Sequence[Hashable], units: Sequence[Hashable]
+) -> NDArray[np.float64]:
+    """The same with values of one's own, and with what counts once named: ``units``, N, a rollout or anything else.
+
+    Returns:
+        ``advantages_N``; exactly 0 in groups of one unit and in groups without spread.
+    """
+    if not len(reward_N):
         return np.zeros(0)
-    reward_N = np.array([sample.reward for sample in samples], dtype=np.float64)
     group_N = _number(keys)
-    rollout_N = _number([(group, sample.rollout_id) for group, sample in zip(group_N, samples, strict=True)])
+    rollout_N = _number(list(zip(group_N, units, strict=True)))
     group_R = np.empty(rollout_N.max() + 1, dtype=np.intp)
     group_R[rollout_N] = group_N
 
@@ -60,6 +70,37 @@ def standardise(samples: Sequence[Sample], keys: Sequence[Hashable]) -> NDArray[
     spread_G = (rollouts_G > 1) & (std_G > ROUNDING * largest_G)
     scale_G = np.where(spread_G, std_G, 1.0)
     return np.where(spread_G[group_N], (reward_N - mean_G[group_N]) / scale_G[group_N], 0.0)
+
+
+def less_the_others(
+    reward_N: NDArray[np.float64], keys: Sequence[Hashable], units: Sequence[Hashable]
+) -> NDArray[np.float64]:
+    """Each value less the mean over the *other* units of its group, a unit's own mean counting once.
+
+    Returns:
+        ``advantages_N``; exactly 0 in groups of one unit, and where the difference is nothing but rounding.
+    """
+    if not len(reward_N):
+        return np.zeros(0)
+    group_N = _number(keys)
+    unit_N = _number(list(zip(group_N, units, strict=True)))
+    group_R = np.empty(unit_N.max() + 1, dtype=np.intp)
+    group_R[unit_N] = group_N
+    reward_R = _mean_by(unit_N, reward_N)
+    units_G = np.bincount(group_R)
+    sum_G = np.bincount(group_R, weights=reward_R)
+    others_N = units_G[group_N] - 1
+    baseline_N = (sum_G[group_N] - reward_R[unit_N]) / np.maximum(others_N, 1)
+    difference_N = reward_N - baseline_N
+    largest_G = np.zeros(len(units_G))
+    np.maximum.at(largest_G, group_N, np.abs(reward_N))
+    spread_N = np.abs(difference_N) > ROUNDING * largest_G[group_N]
+    return np.where((others_N > 0) & spread_N, difference_N, 0.0)
+
+
+def rewards(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """The rewards of N turns: ``reward_N``."""
+    return np.array([sample.reward for sample in samples], dtype=np.float64)
 
 
 def _number(keys: Sequence[Hashable]) -> NDArray[np.intp]:
