@@ -34,6 +34,7 @@ from coterie_server.gateway.servers import Servers
 from coterie_server.gateway.settings import GatewaySettings
 from coterie_server.gateway.spool import SpanWriter
 from coterie_server.gateway.upstream import UpstreamClient
+from coterie_server.refusals import Refused
 
 _log = logging.getLogger("coterie.gateway")
 
@@ -54,9 +55,20 @@ class Gateway:
         settings: how it is to work.
         allows: who may use it.
         registry: where its figures go.
+        processes: how many gateways listen on one port. What a policy's pause and a rollout's budget are about is kept in
+            each alone, so of several none can be paused, and each grants a budget of its own.
     """
 
-    def __init__(self, store: Store, settings: GatewaySettings, *, allows: Allows, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: GatewaySettings,
+        *,
+        allows: Allows,
+        registry: CollectorRegistry,
+        processes: int = 1,
+    ) -> None:
+        self._processes = processes
         self._settings = settings
         self._allows = allows
         self._id = new_id("gw")
@@ -64,8 +76,7 @@ class Gateway:
         self._doors = Doors()
         self._metrics = GatewayMetrics(registry)
         self._routing = Routing(store, settings, self._servers)
-        self._writer = SpanWriter(store, settings.spool)
-        self._metrics.waiting_spans.set_function(lambda: len(self._writer))
+        self._writer = SpanWriter(store, settings.spool, self._metrics.waiting_spans.set)
         self._upstream = UpstreamClient(settings, self._servers, self._metrics, self._id)
         self._calls = Calls(
             store,
@@ -105,6 +116,9 @@ class Gateway:
             await self._handle(path, scope, receive, send)
         except Refusal as refusal:
             await replies.refuse(send, refusal, dialect)
+        except Refused as refused:  # by what stands around the gateway: a body beyond the server's limit
+            kind = "invalid_request_error" if refused.status < 500 else "server_error"
+            await replies.refuse(send, Refusal(refused.status, kind, refused.message), dialect)
         except ClientGone:
             pass
 
@@ -180,6 +194,14 @@ class Gateway:
         seconds = order.get("drain_seconds", _DRAIN_SECONDS)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 3600:
             raise bad_request("'drain_seconds' must be a number from 0 to 3600.")
+        if self._processes > 1:
+            raise Refusal(
+                409,
+                "conflict_error",
+                f"This server has {self._processes} processes, of which a pause would reach one. Run the gateway of a "
+                "policy that is trained with workers: 1.",
+                code="several_processes",
+            )
         door = self._doors.of(policy)
         limit = self._settings.longest_pause_of_policy_seconds
         drained = await door.pause(drain_seconds=seconds, at_most_seconds=limit)

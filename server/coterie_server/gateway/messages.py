@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -101,6 +102,9 @@ async def _pass_events(events: AsyncIterator[Any], by: Attribution, send: Send) 
 
 @cache
 def _litellm() -> Any:
+    # Without these it reads a .env file, and asks the internet for prices, at its import.
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     try:
         import litellm  # type: ignore[import-not-found,unused-ignore]
     except ImportError:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,16 @@ class _Written:
 class SpanWriter:
     """Brings spans to the store, in batches: what comes while one batch is written makes the next."""
 
-    def __init__(self, store: Store, folder: Path | None) -> None:
+    def __init__(self, store: Store, folder: Path | None, tell: Callable[[int], None]) -> None:
+        """Prepare it.
+
+        Args:
+            store: where they go.
+            folder: where they lie on their way; None for in memory only.
+            tell: is told how many are on their way, whenever that changes.
+        """
         self._store = store
+        self._tell = tell
         self._file = _File(folder) if folder is not None else None
         self._waiting: list[_Written] = []
         self._in_hand: list[_Written] = []
@@ -103,6 +111,7 @@ class SpanWriter:
             self._file.append(written.span)
         self._waiting.append(written)
         self._came.set()
+        self._tell(len(self))
 
     async def _write_all(self) -> None:
         while True:
@@ -112,6 +121,7 @@ class SpanWriter:
                 self._in_hand, self._waiting = self._waiting[:LARGEST_BATCH], self._waiting[LARGEST_BATCH:]
                 await self._write(self._in_hand)
                 self._in_hand = []
+                self._tell(len(self))
                 if self._file is not None and not self._waiting:
                     self._file.empty()
             if self._closing:
