@@ -201,6 +201,7 @@ class SqliteStore(SqlStore):
             )
 
     def _driver_connection(self) -> sqlite3.Connection:
+        new = not self.path.exists() or self.path.stat().st_size == 0
         connection = sqlite3.connect(
             self.path, timeout=self._lock_timeout_seconds, isolation_level=None, check_same_thread=False
         )
@@ -208,7 +209,8 @@ class SqliteStore(SqlStore):
         # which the default page would hold only one.
         for pragma in (
             "page_size = 8192",
-            sqlite_space.MADE_FOR_IT,
+            # In a file that has tables this would be a write, which waits for locks.
+            *([sqlite_space.MADE_FOR_IT] if new else []),
             "synchronous = FULL",
             "foreign_keys = ON",
             "cache_size = -32000",
