@@ -195,10 +195,11 @@ def count_anew(transaction: Transaction, now: int) -> None:
     """Call it when the clock may have gone back: what seems to have begun in the future begins now.
 
     Leases are counted from now in full, and so are delays that follow a failed attempt. A time that somebody gave
-    (``Rollout.available_ns``) stays.
+    (``Rollout.available_ns``) stays, and if it had come, it comes again.
     """
     connection = transaction.connection
     connection.execute(_COUNT_LEASES_ANEW, {"now": now})
+    connection.execute(_PUT_OFF_AGAIN, {"now": now})
     for row in connection.execute(_PUT_OFF_IN_THE_FUTURE, {"now": now}).all():
         rollout = records.rollout_of(row)
         failed = _failures(get_attempts(connection, [rollout.id])[rollout.id])
@@ -631,6 +632,11 @@ _COUNT_LEASES_ANEW = (
         lease_expires_ns=ATTEMPTS.c.lease_expires_ns - ATTEMPTS.c.renewed_ns + bindparam("now"),
         renewed_ns=bindparam("now"),
     )
+)
+_PUT_OFF_AGAIN = (
+    update(ROLLOUTS)
+    .where(ROLLOUTS.c.state == RolloutState.QUEUED.value, ROLLOUTS.c.available_ns > bindparam("now"))
+    .values(state=DELAYED)
 )
 _PUT_OFF_IN_THE_FUTURE = (
     select(ROLLOUTS)
