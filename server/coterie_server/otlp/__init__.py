@@ -1,0 +1,1 @@
+"""Spans from any OpenTelemetry SDK or collector."""
