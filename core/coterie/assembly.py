@@ -127,16 +127,45 @@ class _SpanTree:
 
 
 def _turns(tree: _SpanTree) -> list[Turn]:
-    by_call: dict[str, Turn] = {}
+    records: dict[str, list[Span]] = {}
     for span in tree.spans:
-        if _operation(span) not in _LLM_OPERATIONS:
-            continue
-        turn = _turn(span, tree)
-        other = by_call.get(turn.call_id)
-        # Client and gateway may both have recorded the call: the record with token ids knows more.
-        if other is None or (turn.trainable and not other.trainable):
-            by_call[turn.call_id] = turn
-    return _indexed(sorted(by_call.values(), key=lambda turn: (turn.start_ns, turn.index)))
+        if _operation(span) in _LLM_OPERATIONS:
+            records.setdefault(_text(span, c.CALL_ID) or span.span_id, []).append(span)
+    turns = [_one_turn(spans, tree) for spans in records.values()]
+    return _indexed(sorted(turns, key=lambda turn: (turn.start_ns, turn.index)))
+
+
+def _one_turn(spans: Sequence[Span], tree: _SpanTree) -> Turn:
+    """The turn of one call, from all records of it: the program's that made it, and those of a gateway on its way, one for
+    each time that the program's SDK sent it.
+
+    The one with token ids tells what the model saw and said. Who called, and how it ended there, the program knows better.
+    """
+    turns = [_turn(span, tree) for span in spans]
+    if len(turns) == 1:
+        return turns[0]
+    best = max(turns, key=lambda turn: (turn.trainable, turn.error is None))
+    told = next((turn for span, turn in zip(spans, turns, strict=True) if _text(span, c.RECORDED_BY) is None), best)
+    if told is best:
+        return best
+    return replace(
+        best,
+        agent=told.agent,
+        role=told.role,
+        agent_path=told.agent_path,
+        index=told.index,
+        messages=best.messages or told.messages,
+        text=best.text or told.text,
+        output=best.output or told.output,
+        response_ids=None if told.error else best.response_ids,
+        logprobs=None if told.error else best.logprobs,
+        prompt_name=best.prompt_name or told.prompt_name,
+        prompt_version=best.prompt_version if best.prompt_name else told.prompt_version,
+        error=told.error,
+        start_ns=told.start_ns,
+        end_ns=told.end_ns,
+        state_key=told.state_key or best.state_key,
+    )
 
 
 def _turn(span: Span, tree: _SpanTree) -> Turn:

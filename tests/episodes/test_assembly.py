@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import permutations
 from typing import Any
 
 from hypothesis import given
@@ -168,6 +169,26 @@ def test_a_call_that_client_and_gateway_recorded_is_one_turn() -> None:
     seen_by_gateway = full_chat("y", 11, "r", "A", "a", "A", 0, **{c.CALL_ID: "ca-1"})
     (turn,) = episode(seen_by_client, seen_by_gateway).turns
     assert turn.trainable
+
+
+def test_of_a_call_seen_twice_the_program_tells_who_called_and_the_gateway_what_was_said() -> None:
+    told = {c.ROLE: "coder", c.AGENT_PATH: "Boss/Coder", c.TURN: 3, c.CALL_ID: "ca-1", c.STATE_KEY: "s"}
+    seen_by_program = chat("x", 10, "r", "Coder", **told)
+    by_gateway = {c.CALL_ID: "ca-1", c.RECORDED_BY: c.GATEWAY, c.PROMPT_NAME: "p", c.PROMPT_VERSION: 2}
+    refused_at_first = chat("y", 11, None, "coder", status=SpanStatus.ERROR, **by_gateway, **{c.ERROR_TYPE: "Busy"})
+    answered = full_chat("z", 12, None, "coder", "coder", "coder", -1, **by_gateway)
+    for order in permutations([seen_by_program, refused_at_first, answered]):
+        (turn,) = episode(*order).turns
+        assert (turn.agent, turn.role, turn.agent_path) == ("Coder", "coder", "Boss/Coder")
+        assert (turn.index, turn.state_key, turn.error, turn.start_ns) == (3, "s", None, 10)
+        assert (turn.prompt_ids, turn.response_ids, turn.prompt_version) == ((1, 2, 3), (4, 5), 2)
+
+
+def test_what_the_program_never_got_is_no_sample_though_the_gateway_saw_it() -> None:
+    gave_up = chat("x", 10, "r", "A", status=SpanStatus.ERROR, **{c.CALL_ID: "ca-1", c.ERROR_TYPE: "APITimeoutError"})
+    answered = full_chat("z", 12, None, "a", "a", "a", 0, **{c.CALL_ID: "ca-1", c.RECORDED_BY: c.GATEWAY})
+    (turn,) = episode(gave_up, answered).turns
+    assert (turn.trainable, turn.error) == (False, "APITimeoutError")
 
 
 def test_tool_calls_belong_to_the_agent_above_them() -> None:
