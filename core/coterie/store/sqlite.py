@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from sqlalchemy import Connection, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.pool import NullPool
 
 from coterie.errors import StoreError, StoreUnavailableError
 from coterie.store import schema, sqlite_space
-from coterie.store.faults import unavailable
+from coterie.store.faults import refused, unavailable
 from coterie.store.sql import SqlStore
 from coterie.store.wakeups import Wakeups
 from coterie.store.writer import Transaction, Writer
@@ -137,6 +137,8 @@ class SqliteStore(SqlStore):
             if isinstance(cause, sqlite3.Error):
                 raise unavailable(cause, self.path, self._lock_timeout_seconds) from error
             raise
+        except (StatementError, UnicodeError, OverflowError) as error:
+            raise refused(error, self.path) from error
 
     def _watch(self) -> None:
         self._writer.look_around()

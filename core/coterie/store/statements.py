@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Select, Table, bindparam, select
+from sqlalchemy import Column, ColumnElement, Connection, Executable, Integer, Row, Select, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from coterie.errors import StoreError
 from coterie.store import arrival
 from coterie.store.base import Page
+from coterie.store.executing import VALUES, change_each, fetch
 
 Item = TypeVar("Item")
 
@@ -26,7 +27,7 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     dialect = connection.dialect.name
     if dialect == "postgresql" and "seq" in table.columns:
         arrival.announce(connection, table)
-    return connection.execute(_insert_new(table, dialect), list(rows)).rowcount
+    return change_each(connection, _insert_new(table, dialect), rows)
 
 
 def replace(connection: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -39,18 +40,18 @@ def replace(connection: Connection, table: Table, key: Sequence[str], rows: Sequ
         rows = sorted(rows, key=lambda row: [row[name] for name in key])
         if "seq" in table.columns:
             arrival.announce(connection, table)
-    connection.execute(_replace(table, tuple(key), dialect), list(rows))
+    change_each(connection, _replace(table, tuple(key), dialect), rows)
 
 
 def one_of(column: Column[Any]) -> ColumnElement[bool]:
     """The condition that ``column`` is one of the values that ``rows_in`` is given."""
-    return column.in_(bindparam("values", expanding=True))
+    return column.in_(bindparam(VALUES, expanding=True))
 
 
 def rows_in(connection: Connection, statement: Executable, values: Iterable[Any]) -> Iterator[Row[Any]]:
     """The rows of a statement with a condition ``one_of``, for a bounded number of values at a time."""
     for some in in_portions(values):
-        yield from connection.execute(statement, {"values": some})
+        yield from fetch(connection, statement, {VALUES: some})
 
 
 def in_portions(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -92,34 +93,42 @@ def page(
     """
     if limit < 1:
         raise StoreError(f"listing {table.name}: limit is {limit}; it must be 1 or more.")
-    conditions: list[ColumnElement[bool]] = [
-        table.c[name] == value for name, value in filters.items() if value is not None
-    ]
+    given = {name: value for name, value in filters.items() if value is not None}
+    statement = _page(table, tuple(given), key.name, after is not None, newest_first)
+    given["rows"] = limit + 1
     if after is not None:
-        start = _cursor_value(table, key, after)
-        conditions.append(key < start if newest_first else key > start)
-    order = key.desc() if newest_first else key.asc()
-    statement = select(table).where(*conditions).order_by(order).limit(limit + 1)
+        given["after"] = _cursor_value(table, key, after)
     in_order_of_arrival = key.name == "seq" and not newest_first
     if in_order_of_arrival and connection.dialect.name == "postgresql":
-        rows, more = _settled_rows(connection, table, statement, limit)
+        rows, more = _settled_rows(connection, table, statement, given, limit)
     else:
-        rows = connection.execute(statement).all()
+        rows = fetch(connection, statement, given)
         more = len(rows) > limit
         rows = rows[:limit]
     return Page(
         items=tuple(item_of(row) for row in rows),
-        cursor=str(rows[-1]._mapping[key]) if more else None,
+        cursor=str(getattr(rows[-1], key.name)) if more else None,
     )
 
 
+@cache
+def _page(table: Table, filters: Sequence[str], key: str, after: bool, newest_first: bool) -> Select[Any]:
+    column = table.c[key]
+    conditions: list[ColumnElement[bool]] = [table.c[name] == bindparam(name) for name in filters]
+    if after:
+        start = bindparam("after", type_=column.type)
+        conditions.append(column < start if newest_first else column > start)
+    order = column.desc() if newest_first else column.asc()
+    return select(table).where(*conditions).order_by(order).limit(bindparam("rows", type_=Integer()))
+
+
 def _settled_rows(
-    connection: Connection, table: Table, statement: Select[Any], limit: int
+    connection: Connection, table: Table, statement: Select[Any], given: Mapping[str, Any], limit: int
 ) -> tuple[Sequence[Row[Any]], bool]:
     """Rows of a page, and whether there are more; then none can still appear before the last of these."""
     while True:
         settled = arrival.settled(connection, table)
-        rows = connection.execute(statement).all()
+        rows = fetch(connection, statement, given)
         if len(rows) <= limit:
             return rows, False
         some = [row for row in rows[:limit] if row.seq <= settled]

@@ -10,6 +10,7 @@ from sqlalchemy import Column, Connection, delete, or_, select
 from coterie.errors import NotFoundError
 from coterie.store import records
 from coterie.store.base import Page
+from coterie.store.executing import VALUES, change
 from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, rows_in
 from coterie.store.tables import ATTEMPTS, REWARDS, ROLLOUTS, SPANS
 from coterie.store.writer import Transaction
@@ -41,8 +42,8 @@ def delete_traces(transaction: Transaction, trace_ids: Sequence[str]) -> None:
 
 def delete_spans(transaction: Transaction, column: Column[Any], values: Iterable[Any]) -> int:
     """Remove the spans whose ``column`` has one of these values; gives how many there were."""
-    statement = delete(SPANS).where(one_of(column))
-    return sum(transaction.connection.execute(statement, {"values": some}).rowcount for some in in_portions(values))
+    statement = _DELETE_BY[column.name]
+    return sum(change(transaction.connection, statement, {VALUES: some}) for some in in_portions(values))
 
 
 def add_rewards(transaction: Transaction, rows: Sequence[RowValues]) -> None:
@@ -80,6 +81,9 @@ OF_NO_ROLLOUT = ~or_(
 """The condition that a span belongs to no rollout of this store."""
 
 _LOOSE_SPANS_OF_TRACES = select(SPANS.c.seq).where(one_of(SPANS.c.trace_id), OF_NO_ROLLOUT)
+_DELETE_BY = {
+    column.name: delete(SPANS).where(one_of(column)) for column in (SPANS.c.seq, SPANS.c.rollout_id, SPANS.c.attempt_id)
+}
 _SPANS_OF_ATTEMPTS = select(SPANS).where(one_of(SPANS.c.attempt_id)).order_by(SPANS.c.start_ns, SPANS.c.seq)
 _REWARDS_OF_ATTEMPTS = select(REWARDS).where(one_of(REWARDS.c.attempt_id)).order_by(REWARDS.c.time_ns, REWARDS.c.seq)
 _ROLLOUTS_OF = select(ATTEMPTS.c.id, ATTEMPTS.c.rollout_id).where(one_of(ATTEMPTS.c.id))

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, func, literal_column, sele
 from coterie.errors import LeaseLostError, NotFoundError, StoreError
 from coterie.store import records
 from coterie.store.base import Page, attempt_id_of
+from coterie.store.executing import VALUES, change, change_each, fetch, first
 from coterie.store.locks import (
     is_postgresql,
     lock_attempts,
@@ -92,7 +93,7 @@ def lease(
     if request_id is not None and (before := _leased_before(connection, worker, request_id)) is not None:
         return before
     queued = _QUEUED if run_id is None else _QUEUED_OF_RUN
-    taken = connection.execute(queued, {"run_id": run_id, "limit": limit}).all()
+    taken = fetch(connection, queued, {"run_id": run_id, "limit": limit})
     if not taken:
         return []
     return _taken(connection, taken, worker, lease_ns=lease_ns, now=now, request_id=request_id)
@@ -104,7 +105,7 @@ def begin(transaction: Transaction, rollout: Rollout, row: RowValues, worker: st
     (task,) = get_tasks(connection, [rollout.task_id])
     _raise_for_unpublished(connection, [rollout])
     if insert_new(connection, ROLLOUTS, [row]):
-        (queued,) = connection.execute(_NEW, {"rollout_id": rollout.id}).all()
+        (queued,) = fetch(connection, _NEW, {"rollout_id": rollout.id})
         (lease,) = _taken(connection, [queued], worker, lease_ns=lease_ns, now=now)
         return lease
     attempts = get_attempts(connection, [rollout.id]).get(rollout.id, ())
@@ -120,8 +121,8 @@ def heartbeat(transaction: Transaction, attempt_ids: Sequence[str], *, lease_ns:
     held: set[str] = set()
     lock_attempts(transaction.connection, attempt_ids)
     for some in in_portions(attempt_ids):
-        prolonged = transaction.connection.execute(_PROLONG, {"values": some, "expires_ns": now + lease_ns, "now": now})
-        held.update(prolonged.scalars())
+        given = {VALUES: some, "expires_ns": now + lease_ns, "now": now}
+        held.update(row.id for row in fetch(transaction.connection, _PROLONG, given))
     return frozenset(held)
 
 
@@ -141,7 +142,7 @@ def finish(
     """End an attempt. The error that says that its lease was lost is given, not raised: its spans must be kept."""
     connection = transaction.connection
     lock_rollouts_of(connection, [attempt_id])
-    row = connection.execute(_ATTEMPT, {"attempt_id": attempt_id}).first()
+    row = first(connection, _ATTEMPT, {"attempt_id": attempt_id})
     if row is None:
         raise NotFoundError(f"no attempt {attempt_id!r} in this store. Use the id that lease() gave.")
     attempt = records.attempt_of(row)
@@ -174,20 +175,20 @@ def give_back(transaction: Transaction, attempt_ids: Sequence[str], *, now: int)
 def catch_up(transaction: Transaction, now: int) -> None:
     """Do what time has brought: end attempts whose lease ran out, and queue rollouts whose time has come."""
     connection = transaction.connection
-    times = connection.execute(_NEXT_TIMES).one()
+    times = fetch(connection, _NEXT_TIMES)[0]
     if times.expiry is not None and times.expiry <= now:
-        for row in connection.execute(_OVERDUE, {"now": now}).all():
+        for row in fetch(connection, _OVERDUE, {"now": now}):
             attempt = records.attempt_of(row)
             error = f"worker {attempt.worker!r} sent no heartbeat before its lease ran out"
             _end(transaction, attempt, AttemptState.FAILED, FailureCause.LEASE_EXPIRED, error=error, now=now)
     if times.available is not None and times.available <= now:
-        connection.execute(_QUEUE_AVAILABLE, {"now": now})
+        change(connection, _QUEUE_AVAILABLE, {"now": now})
         transaction.queued = True
 
 
 def next_time(connection: Connection) -> int | None:
     """When time brings the next thing: a lease runs out, or a rollout becomes available. None when nothing is due."""
-    times = [time for time in connection.execute(_NEXT_TIMES).one() if time is not None]
+    times = [time for time in fetch(connection, _NEXT_TIMES)[0] if time is not None]
     return min(times, default=None)
 
 
@@ -198,14 +199,14 @@ def count_anew(transaction: Transaction, now: int) -> None:
     (``Rollout.available_ns``) stays, and if it had come, it comes again.
     """
     connection = transaction.connection
-    connection.execute(_COUNT_LEASES_ANEW, {"now": now})
-    connection.execute(_PUT_OFF_AGAIN, {"now": now})
-    for row in connection.execute(_PUT_OFF_IN_THE_FUTURE, {"now": now}).all():
+    change(connection, _COUNT_LEASES_ANEW, {"now": now})
+    change(connection, _PUT_OFF_AGAIN, {"now": now})
+    for row in fetch(connection, _PUT_OFF_IN_THE_FUTURE, {"now": now}):
         rollout = records.rollout_of(row)
         failed = _failures(get_attempts(connection, [rollout.id])[rollout.id])
         available_ns = now + _delay_ns(rollout.retry, sum(failed.values()))
         if available_ns < row.available_ns:
-            connection.execute(_SET_AVAILABLE, {"rollout_id": rollout.id, "available_ns": available_ns})
+            change(connection, _SET_AVAILABLE, {"rollout_id": rollout.id, "available_ns": available_ns})
 
 
 def cancel(transaction: Transaction, rollout_ids: Sequence[str], *, reason: str, now: int) -> None:
@@ -264,7 +265,7 @@ def requeue(transaction: Transaction, rollout_ids: Sequence[str], *, attempts: i
                 "retry": records.retry_text(retry, f"rollout {rollout.id!r}"),
             }
         )
-    connection.execute(_REQUEUE, rows)
+    change_each(connection, _REQUEUE, rows)
     transaction.queued = True
 
 
@@ -279,11 +280,11 @@ def delete_rollouts(transaction: Transaction, rollout_ids: Iterable[str]) -> dic
         raise StoreError(f"{_named(going_on)} has not ended; cancel it before it is removed. Nothing was removed.")
     counts = dict.fromkeys(("rollouts", "attempts", "spans", "rewards"), 0)
     for some in in_portions(states):
-        attempt_ids = connection.execute(_ATTEMPT_IDS, {"values": some}).scalars().all()
+        attempt_ids = [row.id for row in fetch(connection, _ATTEMPT_IDS, {VALUES: some})]
         counts["spans"] += delete_spans(transaction, SPANS.c.attempt_id, attempt_ids)
         counts["spans"] += delete_spans(transaction, SPANS.c.rollout_id, some)
         for table, statement in _DELETE_OF_ROLLOUTS.items():
-            counts[table] += connection.execute(statement, {"values": some}).rowcount
+            counts[table] += change(connection, statement, {VALUES: some})
     return counts
 
 
@@ -340,7 +341,7 @@ def list_attempts(connection: Connection, after: str | None, limit: int) -> Page
 def _leased_before(connection: Connection, worker: str, request_id: str) -> list[Lease] | None:
     """What this request was given when it came the first time, as far as it is held; None if this is the first time."""
     attempts: list[Attempt] = []
-    while row := connection.execute(_ATTEMPT, {"attempt_id": attempt_id_of(request_id, len(attempts))}).first():
+    while row := first(connection, _ATTEMPT, {"attempt_id": attempt_id_of(request_id, len(attempts))}):
         attempts.append(records.attempt_of(row))
     if not attempts:
         return None
@@ -378,8 +379,8 @@ def _taken(
         )
         for index, (row, task) in enumerate(zip(queued, tasks, strict=True))
     ]
-    connection.execute(_ADD_ATTEMPT, [records.attempt_row(lease.attempt) for lease in leases])
-    connection.execute(_SET_RUNNING, [{"rollout_id": row.id} for row in queued])
+    change_each(connection, _ADD_ATTEMPT, [records.attempt_row(lease.attempt) for lease in leases])
+    change_each(connection, _SET_RUNNING, [{"rollout_id": row.id} for row in queued])
     return leases
 
 
@@ -388,7 +389,7 @@ def _last_numbers(connection: Connection, queued: Sequence[Any]) -> Mapping[str,
     numbers = {row.id: row.last_number or 0 for row in queued}
     if is_postgresql(connection):
         # The statement that took the rows began before they were held; what others did in between it did not see.
-        numbers.update({row[0]: row[1] for row in connection.execute(_LAST_NUMBERS, {"values": list(numbers)})})
+        numbers.update({row[0]: row[1] for row in fetch(connection, _LAST_NUMBERS, {VALUES: list(numbers)})})
     return numbers
 
 
@@ -405,7 +406,8 @@ def _end(
 ) -> Rollout:
     """End a running attempt and say what becomes of its rollout."""
     connection = transaction.connection
-    connection.execute(
+    change(
+        connection,
         _END_ATTEMPT,
         {
             "attempt_id": attempt.id,
@@ -442,7 +444,8 @@ def _end(
         available_ns=available_ns,
         finished_ns=now if becomes.terminal else None,
     )
-    connection.execute(
+    change(
+        connection,
         _SET_STATE,
         {
             "rollout_id": ended.id,

@@ -1,8 +1,8 @@
 """One thread that writes, and commits what came together at once.
 
 A commit waits for the disk; while it waits, further writes queue up and share the next commit. So many small writes
-are fast although each one is on disk when it is acknowledged. Each write runs in a savepoint of its own: one that
-fails takes nothing with it.
+are fast although each one is on disk when it is acknowledged. One that fails takes nothing with it: then all are
+taken back, and each is run in a savepoint of its own.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Writer:
             return group
         return None
 
-    def _commit(self, group: list[_Job[Any]]) -> None:
+    def _commit(self, group: list[_Job[Any]], *, apart: bool = False) -> None:
+        """Run the writes and commit them at once. ``apart``: each in a savepoint, so that one fails alone."""
         try:
             self._driver.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
@@ -150,8 +151,15 @@ class Writer:
             return
         try:
             for job in group:
-                self._run_in_savepoint(job)
-            self._driver.execute("COMMIT")
+                if apart:
+                    self._run_in_savepoint(job)
+                elif not self._run_job(job):
+                    break
+            else:
+                self._driver.execute("COMMIT")
+                self._announce(group)
+                self._resolve(group)
+                return
         except sqlite3.Error as error:
             self._roll_back()
             if len(group) == 1:
@@ -161,12 +169,21 @@ class Writer:
                 for job in group:
                     self._commit([job])
             return
-        self._announce(group)
-        self._resolve(group)
+        # A savepoint costs as much as a small write, and most writes succeed: so only now.
+        self._roll_back()
+        if len(group) == 1:
+            self._resolve(group)
+        else:
+            self._commit(group, apart=True)
 
     def _run_in_savepoint(self, job: _Job[Any]) -> None:
-        """Run one write. Raises sqlite3.Error only when the whole transaction is lost."""
         self._driver.execute("SAVEPOINT one_write")
+        if not self._run_job(job):
+            self._driver.execute("ROLLBACK TO one_write")
+        self._driver.execute("RELEASE one_write")
+
+    def _run_job(self, job: _Job[Any]) -> bool:
+        """Run one write; False when it failed. Raises sqlite3.Error only when the whole transaction is lost."""
         job.transaction = Transaction(self._connection)
         job.result = job.error = None
         try:
@@ -177,8 +194,8 @@ class Writer:
                 raise cause from None
             wrong_value = isinstance(error, (StatementError, UnicodeError, OverflowError, sqlite3.Error))
             job.error = refused(error, self._path) if wrong_value else error
-            self._driver.execute("ROLLBACK TO one_write")
-        self._driver.execute("RELEASE one_write")
+            return False
+        return True
 
     def _roll_back(self) -> None:
         if self._driver.in_transaction:
