@@ -30,10 +30,10 @@ class ToldCall:
     """Gives the messages in the form of Chat Completions. Asked only if capture did not see the call."""
     model: str | None = None
     provider: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """``temperature``, ``max_tokens``, ``top_p``, ``seed``; what is not known is left out."""
+    parameters: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(default_factory=dict)
+    """``temperature``, ``max_tokens``, ``top_p``, ``seed``, or what gives them; what is not known is left out."""
     tools: Sequence[JSON] | Callable[[], Sequence[JSON]] = ()
-    """The tools that were offered, or what gives them; asked only if capture did not see the call."""
+    """The tools that were offered, or what gives them. Both are asked only if capture did not see the call."""
     call_id: str | None = None
     """The id that was sent along as a header, if one was."""
     prompt: PromptVersion | None = None
@@ -97,7 +97,7 @@ def record_told_error(call: ToldCall, error: BaseException | str) -> None:
 
 
 def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
-    parameters, rules = call.parameters, content_rules()
+    parameters, rules = call.parameters() if callable(call.parameters) else call.parameters, content_rules()
     attributes: dict[str, Any] = {
         names.OPERATION: names.CHAT,
         **agent_attributes(call.announced.identity),

@@ -77,7 +77,7 @@ class ModelCall:
             return
         if error is not None:
             record_told_error(self.told, error)
-        else:
+        elif not self.told.announced.captured:
             record_told_answer(self.told, _answer(self.result, "".join(self.texts)))
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -76,17 +77,7 @@ def call_started(llm: Any, event: Any) -> None:
 
 def call_completed(_: Any, event: Any) -> None:
     """The LLM answered."""
-    usage = getattr(event, "usage", None) or {}
-    finish_reason = getattr(event, "finish_reason", None)
-    answered(
-        event.call_id,
-        event.response,
-        id=getattr(event, "response_id", None),
-        model=event.model,
-        finish_reasons=[finish_reason] if finish_reason else (),
-        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
-    )
+    answered(event.call_id, event.response, lambda: _about(event))
 
 
 def call_failed(_: Any, event: Any) -> None:
@@ -127,11 +118,7 @@ def open_call(
         messages,
         model=model.rpartition("/")[2] or None,
         provider=model.rpartition("/")[0] or getattr(llm, "provider", None),
-        parameters={
-            name: value
-            for name in ("temperature", "max_tokens", "top_p", "seed")
-            if isinstance(value := getattr(parameters, name, None), int | float)
-        },
+        parameters=partial(_parameters, parameters),
         tools=tools,
     )
     call = OpenCall(call_id, told, around, agent)
@@ -145,8 +132,10 @@ def open_call(
     announce(announced)
 
 
-def answered(call_id: str, response: Any, **about: Any) -> None:
-    """End a call with what it gave: a text, tool calls, or a value. ``about`` are fields of ``ToldAnswer``."""
+def answered(call_id: str, response: Any, about: Callable[[], Mapping[str, Any]] = dict) -> None:
+    """End a call with what it gave: a text, tool calls, or a value. ``about`` gives fields of ``ToldAnswer``; it is asked
+    only if capture did not see the call.
+    """
     call = _take(call_id)
     if call is None:
         return
@@ -162,7 +151,7 @@ def answered(call_id: str, response: Any, **about: Any) -> None:
         message: dict[str, JSON] = {"role": "assistant", "content": text or None}
         if tool_calls:
             message["tool_calls"] = tool_calls
-        record_told_answer(call.told, ToldAnswer(messages=[message], text=text, **about))
+        record_told_answer(call.told, ToldAnswer(messages=[message], text=text, **about()))
 
 
 def failed(call_id: str, error: BaseException | str) -> None:
@@ -192,6 +181,26 @@ def as_messages(given: Any) -> Sequence[Mapping[str, JSON]]:
 def _as_json(value: Any) -> str:
     dump = getattr(value, "model_dump_json", None)
     return str(dump()) if callable(dump) else json.dumps(value, default=str)
+
+
+def _parameters(given: Any) -> Mapping[str, Any]:
+    return {
+        name: value
+        for name in ("temperature", "max_tokens", "top_p", "seed")
+        if isinstance(value := getattr(given, name, None), int | float)
+    }
+
+
+def _about(event: Any) -> Mapping[str, Any]:
+    usage = getattr(event, "usage", None) or {}
+    finish_reason = getattr(event, "finish_reason", None)
+    return {
+        "id": getattr(event, "response_id", None),
+        "model": event.model,
+        "finish_reasons": [finish_reason] if finish_reason else (),
+        "input_tokens": _count(usage, "prompt_tokens", "input_tokens"),
+        "output_tokens": _count(usage, "completion_tokens", "output_tokens"),
+    }
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:

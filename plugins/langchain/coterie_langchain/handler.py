@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from threading import RLock
 from typing import Any
 from uuid import UUID
@@ -252,22 +253,23 @@ class CoterieCallbackHandler(BaseCallbackHandler):
     def on_llm_end(self, response: Any, *, run_id: UUID, **_: Any) -> None:
         """A model answered."""
         run = open_runs.take(run_id)
-        if run is None or run.call is None:
+        if run is None or run.announced is None:
             return
-        run.call.announced.ended = True
+        run.announced.ended = True
         if run.identity is not None:
             _note_tool_calls(run.root, run.identity, response)
-        if not run.call.announced.captured:
-            record_told_answer(run.call, told_answer(response))
+        if not run.announced.captured and run.told is not None:
+            record_told_answer(run.told(), told_answer(response))
 
     @guarded
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A model call was left by an exception."""
         run = open_runs.take(run_id)
-        if run is None or run.call is None:
+        if run is None or run.announced is None:
             return
-        run.call.announced.ended = True
-        record_told_error(run.call, error)
+        run.announced.ended = True
+        if not run.announced.captured and run.told is not None:
+            record_told_error(run.told(), error)
 
     def _leaves_out(self, run_id: UUID) -> bool:
         # A run that is known already has a second handler.
@@ -300,7 +302,8 @@ class CoterieCallbackHandler(BaseCallbackHandler):
             start_ns=start_ns,
             span=span,
             identity=identity,
-            call=told_call(announced, messages, parameters or {}, metadata or {}, start_ns),
+            announced=announced,
+            told=partial(told_call, announced, messages, parameters or {}, metadata or {}, start_ns),
         )
         if run.agent is not None:
             run.agent.has_spoken = True

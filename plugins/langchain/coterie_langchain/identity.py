@@ -123,7 +123,7 @@ def tool_caller(run: Run | None, tool: str, tool_call_id: str | None) -> Identit
         asked = tool_call_id or tool
         caller = run.root.tool_callers.get(asked) or run.root.tool_callers_before.get(asked)
         if caller is not None:
-            run.agent.ran_tools_of.add(caller.agent)
+            run.agent.ran_tools_of |= {caller.agent}
             return caller
     return identity_in(run)
 

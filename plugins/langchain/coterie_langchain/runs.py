@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from threading import Lock
@@ -11,6 +12,7 @@ from weakref import ref
 
 from opentelemetry.trace import Span
 
+from coterie.announced import AnnouncedCall
 from coterie.roles import Identity
 from coterie.uncaptured import ToldCall
 
@@ -71,7 +73,7 @@ class Run:
     """A node that is no agent but a part of one, such as the ``model`` node of ``create_agent``."""
     has_spoken: bool = False
     """Of an agent: it made an LLM call."""
-    ran_tools_of: set[str] = field(default_factory=set)
+    ran_tools_of: frozenset[str] = frozenset()
     """Of an agent: the agents, by name, that had asked for the tools that it ran."""
     left_by: str | None = None
     """Of what a ``Command`` to a graph above left: the agent that said it."""
@@ -81,25 +83,30 @@ class Run:
     """The exception that left a run below on its way up, and the agent that raised it."""
     moves: Moves | None = None
     """Of a graph: where control moved in it."""
-    call: ToldCall | None = None
-    """Of an LLM call: what is known about it."""
-    root: Run = field(init=False)
-    """The outermost run."""
-    open_runs: dict[UUID, Run] = field(default_factory=dict)
-    """Of the outermost run: all runs below it that have not ended."""
-    tool_callers: dict[str, Identity] = field(default_factory=dict)
-    """Of the outermost run: tool call id, and tool name, to the agent whose answer asked for it (last)."""
+    announced: AnnouncedCall | None = None
+    """Of an LLM call: what capture is told of it."""
+    told: Callable[[], ToldCall] | None = None
+    """Of an LLM call: what is known about it, put together only if capture does not see it."""
     thread: tuple[str | None, str] | None = None
     """Of the outermost run with a checkpointer: the attempt's id and LangGraph's thread."""
-    tool_callers_before: dict[str, Identity] = field(default_factory=dict)
-    """Of the outermost run: ``tool_callers`` of the thread's run before, which may have paused in front of the tools."""
+    root: Run = field(init=False)
+    """The outermost run."""
+    open_runs: dict[UUID, Run] = field(init=False)
+    """All runs below the outermost one that have not ended, in one mapping for all of them. So are the next two."""
+    tool_callers: dict[str, Identity] = field(init=False)
+    """Tool call id, and tool name, to the agent whose answer asked for it (last)."""
+    tool_callers_before: dict[str, Identity] = field(init=False)
+    """``tool_callers`` of the thread's run before, which may have paused in front of the tools."""
 
     def __post_init__(self) -> None:
         parent = self.parent
         if parent is None:
             self.root = self
+            self.open_runs, self.tool_callers, self.tool_callers_before = {}, {}, {}
             return
         self.root = parent.root
+        self.open_runs, self.tool_callers = parent.open_runs, parent.tool_callers
+        self.tool_callers_before = parent.tool_callers_before
         self.agent = parent.agent
         self.tool = parent if parent.kind is RunKind.TOOL else parent.tool
         self.is_part = parent.is_part
@@ -131,7 +138,7 @@ class RunTable:
             self._runs[run.id] = run
             run.root.open_runs[run.id] = run
             if run.thread is not None:
-                run.tool_callers_before = self._tool_callers.pop(run.thread, {})
+                run.tool_callers_before |= self._tool_callers.pop(run.thread, {})
             if len(self._runs) > self._limit:
                 oldest = next(iter(self._runs.values()))
                 abandoned = self._take_tree(oldest.root)

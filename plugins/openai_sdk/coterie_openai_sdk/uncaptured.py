@@ -21,13 +21,17 @@ def told_call(
     from coterie_openai_sdk.runs import setting
 
     model = setting(config, "model") or agent.model
-    settings = agent.model_settings.resolve(setting(config, "model_settings"))
+
+    def parameters() -> Mapping[str, Any]:
+        settings = agent.model_settings.resolve(setting(config, "model_settings"))
+        return {name: getattr(settings, name, None) for name in ("temperature", "top_p", "max_tokens")}
+
     return ToldCall(
         announced=announced,
         start_ns=time.time_ns(),
         messages=lambda: _messages(system_prompt, input_items),
         model=model if isinstance(model, str) else getattr(model, "model", None),
-        parameters={name: getattr(settings, name, None) for name in ("temperature", "top_p", "max_tokens")},
+        parameters=parameters,
         tools=lambda: [_definition(tool) for tool in agent.tools if hasattr(tool, "params_json_schema")],
     )
 
