@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
+import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -34,7 +34,7 @@ class HttpStores:
             path = self.folder / f"behind-{name}.db"
             behind = await (SqliteStore.open(path) if clock is None else SqliteStore.open(path, clock=clock))
             self._behind[name] = shared_server().serve(behind), behind
-        store = await HttpStore.open(self._behind[name][0])
+        store = await HttpStore.open(self._behind[name][0], token=shared_server().token)
         self.opened.append(store)
         return store
 
@@ -52,6 +52,13 @@ class SharedServer:
     def __init__(self) -> None:
         import uvicorn
 
+        from coterie_server.tokens import Scope, TokenFile, Tokens
+
+        self._folder = tempfile.TemporaryDirectory()
+        file = TokenFile(Path(self._folder.name) / "tokens.json")
+        self.token, _ = file.create([Scope.ADMIN])
+        self._tokens = Tokens(file.path)
+
         self._apps: dict[str, Any] = {}
         config = uvicorn.Config(
             self._dispatch, port=0, log_level="warning", access_log=False, lifespan="off", interface="asgi3"
@@ -61,16 +68,16 @@ class SharedServer:
         self._thread.start()
         wait_until(lambda: self._server.started)
         self._port = self._server.servers[0].sockets[0].getsockname()[1]
-        atexit.register(self._stop)
 
     def serve(self, store: Store) -> str:
         """The address at which this store is now."""
-        from starlette.applications import Starlette
 
-        from coterie_server.store_api.api import store_routes
+        from coterie_server.app import create_app
+        from coterie_server.parts import Parts
+        from coterie_server.settings import Settings
 
         name = f"/{len(self._apps)}"
-        self._apps[name] = Starlette(routes=store_routes(lambda: store, lambda _scope, _access: None))
+        self._apps[name] = create_app(Parts(store, Settings(), self._tokens))
         return f"http://127.0.0.1:{self._port}{name}"
 
     def forget(self, url: str) -> None:
@@ -81,10 +88,6 @@ class SharedServer:
         prefix, _, rest = scope["path"][1:].partition("/")
         app = self._apps["/" + prefix]
         await app({**scope, "path": "/" + rest}, receive, send)
-
-    def _stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
 
 
 @cache

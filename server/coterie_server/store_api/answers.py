@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from coterie_server.store_api.requests import Call
 
-Headers = list[tuple[bytes, bytes]]
 
-
-async def send_json(
-    call: Call, body: bytes, *, status: int = 200, last: bool = True, more: Headers | None = None
-) -> None:
+async def send_json(call: Call, body: bytes, *, last: bool = True) -> None:
     """Answer with JSON. With ``last=False`` the whole body is sent, and the answer ends with a ``send_piece``."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await call.send({"type": "http.response.start", "status": status, "headers": headers + (more or [])})
+    await call.send({"type": "http.response.start", "status": 200, "headers": headers})
     await call.send({"type": "http.response.body", "body": body, "more_body": not last})
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import Any
 
 from coterie.errors import CoterieError
 from coterie.store import wire
+from coterie_server.redaction import redacted
+from coterie_server.refusals import error_body
 from coterie_server.store_api.answers import send_piece, start_stream
-from coterie_server.store_api.refusals import answer_to
 from coterie_server.store_api.requests import Call
 from coterie_server.store_api.routes import Route
 from coterie_server.store_api.watch import ClientWatch
-
-logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = b"application/x-ndjson"
 ITEMS_AT_ONCE = 200
@@ -37,12 +35,7 @@ async def stream(call: Call, route: Route, query: Any) -> None:
             try:
                 page = await route.handle(call.store, dataclasses.replace(query, after=page.cursor))
             except CoterieError as error:
-                logger.warning("%s: the stream broke off: %s", route.path, error)
-                await send_piece(call, answer_to(error)[1] + b"\n")
-                raise BrokenOffError from error
+                await send_piece(call, error_body(type(error).__name__, redacted(str(error))) + b"\n")
+                raise
         watch.only_note()
         await send_piece(call, b"", last=True)
-
-
-class BrokenOffError(Exception):
-    """An answer that has begun cannot go on."""

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
 from coterie.store.base import Store
-from coterie_server.store_api.refusals import Refusal
+from coterie_server.store_api.refusals import DoesNotFit
 
 Kind = TypeVar("Kind")
 Scope = MutableMapping[str, Any]
@@ -33,9 +33,9 @@ class Call:
     receive: Receive
     send: Send
 
-    def header(self, name: bytes) -> str:
-        """A header of the request, in lower case; empty when it is not there."""
-        return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), "")
+    def header(self, name: bytes) -> bytes:
+        """A header of the request by its name in lower case; empty when it is not there."""
+        return next((value for key, value in self.scope["headers"] if key == name), b"")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Reader(Generic[Kind]):
         """The request of a JSON body.
 
         Raises:
-            Refusal: it is no JSON, or does not fit; names the fields.
+            DoesNotFit: it is no JSON, or does not fit; names the fields.
         """
         if b"NaN" in body or b"Infinity" in body:
             _raise_for_constants(body)
@@ -77,18 +77,18 @@ class Reader(Generic[Kind]):
         """The request of query parameters.
 
         Raises:
-            Refusal: they do not fit; names them.
+            DoesNotFit: they do not fit; names them.
         """
         given: dict[str, Any] = {}
         try:
             pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
         except ValueError as error:
-            raise Refusal(422, f"query: {error}.") from None
+            raise DoesNotFit(f"query: {error}.") from None
         for name, value in pairs:
             if name in self.fields:
                 given.setdefault(name, []).append(value)
             elif name in given:
-                raise Refusal(422, f"query: {name} is given twice; give it once.")
+                raise DoesNotFit(f"query: {name} is given twice; give it once.")
             else:
                 given[name] = value
         try:
@@ -126,16 +126,16 @@ def _json_of(body: bytes) -> Any:
     try:
         return json.loads(body)
     except RecursionError:
-        raise Refusal(422, "body: it is nested too deeply. Nothing was changed.") from None
+        raise DoesNotFit("body: it is nested too deeply.") from None
     except ValueError as error:
-        raise Refusal(422, f"body: it is no JSON: {error}. Nothing was changed.") from None
+        raise DoesNotFit(f"body: it is no JSON: {error}.") from None
 
 
 def _raise_for_constants(body: bytes) -> None:
     """JSON has no NaN and no Infinity, though many readers take them. As text, in quotes, they are fine."""
 
     def refuse(constant: str) -> None:
-        raise Refusal(422, f"body: {constant} is no JSON. Send null, or text in quotes. Nothing was changed.")
+        raise DoesNotFit(f"body: {constant} is no JSON. Send null, or text in quotes.")
 
     try:
         json.loads(body, parse_constant=refuse)
@@ -143,12 +143,11 @@ def _raise_for_constants(body: bytes) -> None:
         return  # It is refused, or read, by what follows.
 
 
-def _refused(where: str, error: ValidationError) -> Refusal:
+def _refused(where: str, error: ValidationError) -> DoesNotFit:
     problems = error.errors(include_url=False, include_context=False)
-    fields = [{"path": _path(where, problem["loc"]), "problem": _said(problem)} for problem in problems[:_FIELDS_NAMED]]
+    told = "; ".join(f"{_path(where, problem['loc'])}: {_said(problem)}" for problem in problems[:_FIELDS_NAMED])
     more = f"; and {len(problems) - _FIELDS_NAMED} more" if len(problems) > _FIELDS_NAMED else ""
-    told = "; ".join(f"{one['path']}: {one['problem']}" for one in fields)
-    return Refusal(422, f"The request does not fit: {told}{more}. Nothing was changed.", fields=fields)
+    return DoesNotFit(f"The request does not fit: {told}{more}.")
 
 
 def _path(where: str, location: Sequence[int | str]) -> str:

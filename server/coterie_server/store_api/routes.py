@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, get_args, get_origin, get_type_hints
 
 from coterie.store.base import Page
@@ -14,28 +13,13 @@ from coterie_server.store_api.requests import Reader
 Handler = Callable[..., Awaitable[Any]]
 
 
-class Access(StrEnum):
-    """What a token must allow."""
-
-    ANY = "any"
-    """Any token that the server knows."""
-    READ = "read"
-    """Looking at everything."""
-    AGENT = "agent"
-    """Recording: tasks, attempts that a program makes by itself, spans, rewards."""
-    RUNNER = "runner"
-    """Taking work from the queue, and recording it."""
-    TRAINER = "trainer"
-    """Asking for work, changing resources, runs, and all the rest."""
-
-
 @dataclass(frozen=True)
 class Route:
     """One method of the store over HTTP."""
 
     method: str
     path: str
-    access: Sequence[Access]
+    scopes: Sequence[str]
     """A token that allows one of these may do it."""
     handle: Handler
     """Called with the store, and the request if ``reader`` is there; gives what is answered. One that ``answers`` is
@@ -61,26 +45,26 @@ ROUTES: list[Route] = []
 """All that are declared, in the order of declaration."""
 
 
-def get(path: str, *access: Access, answers: Any = None) -> Callable[[Handler], Handler]:
+def get(path: str, *scopes: str, answers: Any = None) -> Callable[[Handler], Handler]:
     """Declare a route that reads; its request comes in query parameters. A handler that sends its answer by itself says
     with ``answers`` of what type that is.
     """
-    return _declare("GET", path, access, answers)
+    return _declare("GET", path, scopes, answers)
 
 
-def post(path: str, *access: Access, answers: Any = None) -> Callable[[Handler], Handler]:
+def post(path: str, *scopes: str, answers: Any = None) -> Callable[[Handler], Handler]:
     """Declare a route that writes, or reads by a list of ids; its request comes in the body."""
-    return _declare("POST", path, access, answers)
+    return _declare("POST", path, scopes, answers)
 
 
-def _declare(method: str, path: str, access: Sequence[Access], answers: Any) -> Callable[[Handler], Handler]:
+def _declare(method: str, path: str, scopes: Sequence[str], answers: Any) -> Callable[[Handler], Handler]:
     def declare(handle: Handler) -> Handler:
         hints = get_type_hints(handle, include_extras=True)
         names = list(inspect.signature(handle).parameters)
         reader = _reader(hints[names[1]], handle.__name__) if len(names) > 1 else None
         answer = hints["return"] if answers is None else answers
         answer = None if answer is type(None) else answer
-        ROUTES.append(Route(method, path, access, handle, reader, answer, answers is not None))
+        ROUTES.append(Route(method, path, scopes, handle, reader, answer, answers is not None))
         return handle
 
     return declare

@@ -13,23 +13,24 @@ from coterie.store.base import Store, attempt_id_of
 from coterie.vocabulary import AttemptState, Lease, Rollout
 from coterie_server.store_api.answers import send_json, send_piece, start_stream
 from coterie_server.store_api.parameters import EndedQuery, LeaseRequest, UnleaseRequest, WaitRequest
-from coterie_server.store_api.refusals import Refusal
+from coterie_server.store_api.refusals import DoesNotFit
 from coterie_server.store_api.requests import Call
-from coterie_server.store_api.routes import Access, get, post
+from coterie_server.store_api.routes import get, post
 from coterie_server.store_api.watch import ClientWatch
+from coterie_server.tokens import Scope
 
 SILENCE_SECONDS = 15.0
 """A stream of ends says that it is still there at least so often: proxies close what is silent."""
 
 
-@post("/v1/rollouts/lease", Access.RUNNER, answers=Sequence[Lease])
+@post("/v1/rollouts/lease", Scope.RUNNER, answers=Sequence[Lease])
 async def lease(call: Call, request: LeaseRequest) -> None:
     """Take up to ``limit`` queued rollouts, oldest first, each with a new attempt; none if the time is up.
 
     When the client goes away before it has the answer, nothing is taken.
     """
     leases: Sequence[Lease] = ()
-    async with ClientWatch(call.receive) as watch:
+    async with ClientWatch(call.receive, drains=True) as watch:
         leases = await call.store.lease(
             request.worker,
             limit=request.limit,
@@ -39,7 +40,7 @@ async def lease(call: Call, request: LeaseRequest) -> None:
             request_id=request.request_id,
         )
         watch.only_note()
-        await send_json(call, wire.encode(leases), last=False)
+        await send_json(call, wire.encode(leases), last=not leases)
         # One that went away before the answer was written is noticed by what is read from its connection afterwards.
         for _ in range(_TURNS_TO_NOTICE if leases else 0):
             if watch.gone:
@@ -47,72 +48,76 @@ async def lease(call: Call, request: LeaseRequest) -> None:
             await asyncio.sleep(0)
     if watch.gone:
         await _take_back(call.store, [lease.attempt.id for lease in leases])
-    else:
+    elif leases:
         await send_piece(call, b"", last=True)
+    elif watch.cancelled:
+        await send_json(call, b"[]")
 
 
-@post("/v1/rollouts/unlease", Access.RUNNER)
+@post("/v1/rollouts/unlease", Scope.RUNNER)
 async def unlease(store: Store, request: UnleaseRequest) -> None:
     """Take back what a request for work was given, because nobody heard the answer. The attempts do not count."""
     for number in count():
         try:
-            await _take_back(store, [attempt_id_of(request.request_id, number)], missing_too=False)
+            await _take_back(store, [attempt_id_of(request.request_id, number)])
         except NotFoundError:
             return
 
 
-@post("/v1/rollouts/wait", Access.READ, answers=Sequence[Rollout])
+@post("/v1/rollouts/wait", Scope.READ, answers=Sequence[Rollout])
 async def wait(call: Call, request: WaitRequest) -> None:
     """Wait until rollouts have ended, or the time is up; gives all of them as they then are."""
-    rollouts: Sequence[Rollout] = ()
-    async with ClientWatch(call.receive) as watch:
+    rollouts: Sequence[Rollout] | None = None
+    async with ClientWatch(call.receive, drains=True) as watch:
         rollouts = await call.store.wait(
             request.ids, at_least=request.at_least, timeout_seconds=request.timeout_seconds
         )
         watch.only_note()
-    if not watch.gone:
-        await send_json(call, wire.encode(rollouts))
+    if watch.gone:
+        return
+    if rollouts is None:
+        rollouts = await call.store.get_rollouts(request.ids)
+    await send_json(call, wire.encode(rollouts))
 
 
-@get("/v1/rollouts/ended", Access.READ, answers=Rollout)
+@get("/v1/rollouts/ended", Scope.READ, answers=Rollout)
 async def ended(call: Call, query: EndedQuery) -> None:
     """Server-sent events: an event ``ended`` with each rollout as it ends, those that have ended first; at last ``done``.
 
-    It tells of the rollouts that there are when the stream begins. After a broken connection ask again.
+    It tells of the rollouts that there are when the stream begins. When it ends without ``done``, ask again.
     """
     store = call.store
-    async with ClientWatch(call.receive) as watch:
-        waited = await _rollouts_to_watch(store, query)
+    async with ClientWatch(call.receive, drains=True) as watch:
+        open_ids = await _rollouts_to_watch(store, query)
         await start_stream(call, b"text/event-stream")
-        open_ids = list(dict.fromkeys(waited))
         while open_ids:
             rollouts = await store.wait(open_ids, at_least=1, timeout_seconds=SILENCE_SECONDS)
             over = {rollout.id: rollout for rollout in rollouts if rollout.state.terminal}
-            for rollout in over.values():
-                await send_piece(call, b"event: ended\ndata: " + wire.encode(rollout) + b"\n\n")
-            if not over:
-                await send_piece(call, b": still here\n\n")
+            events = [b"event: ended\ndata: " + wire.encode(rollout) + b"\n\n" for rollout in over.values()]
+            await send_piece(call, b"".join(events) or b": still here\n\n")
             open_ids = [id_ for id_ in open_ids if id_ not in over]
-        await send_piece(call, b"event: done\ndata: {}\n\n", last=True)
         watch.only_note()
+        await send_piece(call, b"event: done\ndata: {}\n\n")
+    if not watch.gone:
+        await send_piece(call, b"", last=True)
 
 
 _TURNS_TO_NOTICE = 5
 
 
-async def _take_back(store: Store, attempt_ids: Sequence[str], *, missing_too: bool = True) -> None:
+async def _take_back(store: Store, attempt_ids: Sequence[str]) -> None:
     for attempt_id in attempt_ids:
-        with suppress(LeaseLostError, *([NotFoundError] if missing_too else [])):
+        with suppress(LeaseLostError):
             await store.finish(attempt_id, AttemptState.CANCELLED, error="the worker went away before it began")
 
 
-async def _rollouts_to_watch(store: Store, query: EndedQuery) -> Sequence[str]:
+async def _rollouts_to_watch(store: Store, query: EndedQuery) -> list[str]:
     by_filter = query.run_id is not None or query.group_id is not None
     if by_filter == bool(query.id):
-        raise Refusal(422, "query: give run_id or group_id or both, or id once or several times.")
+        raise DoesNotFit("query: give run_id or group_id or both, or id once or several times.")
     if query.id:
         await store.get_rollouts(query.id)
-        return query.id
+        return list(dict.fromkeys(query.id))
     ids: list[str] = []
     after: str | None = None
     while True:
