@@ -1,8 +1,8 @@
 """The server as an ASGI app: the store's API below ``/v1``, OTLP at ``/v1/traces``, the gateway below ``/gateway``.
 
-How a route gets what it needs, cheaply:
+How a route, which is an ASGI app, gets what it needs, cheaply:
 
-- The parts (store, settings, metrics, drain) with ``parts_of(scope)``; one that is made here gets them as arguments.
+- The parts (store, settings, metrics, drain) with ``parts_of(scope)``.
 - Who calls with ``require(scope, Scope.RUNNER, …)``, which raises ``Refused`` (403). The edge has checked the token by then.
 - Limits: the body that ``receive`` gives never exceeds ``limits.body_bytes``: it raises ``Refused`` (413). A token's rate
   and its requests at once are counted by the edge as well.
@@ -14,30 +14,28 @@ How a route gets what it needs, cheaply:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, MutableMapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import Route
 
-from coterie_server.edge import Edge
+from coterie_server.edge import ROUTE, App, Edge, Receive, Scope, Send
 from coterie_server.gateway import Gateway, gateway_settings
 from coterie_server.health import ROUTES as HEALTH
 from coterie_server.otlp.http import otlp_routes
 from coterie_server.parts import Parts
-from coterie_server.refusals import error_body
+from coterie_server.refusals import Refused, error_body
 from coterie_server.store_api.api import store_routes
 from coterie_server.store_api.openapi import describe
-from coterie_server.tokens import Caller, require
 
 
-def create_app(parts: Parts) -> FastAPI:
+def create_app(parts: Parts) -> App:
     """The app of one process. Its lifespan starts and stops what runs beside the requests; the store stays open.
 
     Raises:
@@ -49,68 +47,89 @@ def create_app(parts: Parts) -> FastAPI:
         allows=_allows(parts),
         registry=parts.metrics.registry,
     )
+    pages = _pages(gateway, parts.settings.drain_seconds)
+    return Edge(_Paths([*otlp_routes(), *store_routes(), *HEALTH], gateway, pages), parts)
+
+
+class _Paths:
+    """Hands a request to its route. No path of these has a variable part, so one look-up finds it; going through them one
+    by one would take longer than a small request does.
+    """
+
+    def __init__(self, routes: Iterable[Route], gateway: App, pages: App) -> None:
+        self._gateway = gateway
+        self._pages = pages
+        self._routes: dict[str, dict[str, App]] = {}
+        for route in routes:
+            of_path = self._routes.setdefault(route.path, {})
+            of_path |= dict.fromkeys(route.methods or (), route.app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope["type"] == "http" else ""
+        methods = self._routes.get(path)
+        if methods is not None:
+            route = methods.get(scope["method"])
+            if route is None:
+                allowed = ", ".join(sorted(methods))
+                raise Refused(
+                    405,
+                    "MethodNotAllowedError",
+                    f"{path} takes {allowed}, not {scope['method']}.",
+                    headers={"allow": allowed},
+                )
+            scope[ROUTE] = path
+            await route(scope, receive, send)
+        elif path.startswith("/gateway/"):
+            scope[ROUTE] = "/gateway"
+            await self._gateway(scope, receive, send)
+        else:
+            await self._pages(scope, receive, send)
+
+
+def _pages(gateway: Gateway, drain_seconds: float) -> FastAPI:
+    """What people look at, and the lifespan."""
 
     @asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            gateway.start()
-            stack.push_async_callback(gateway.stop, parts.settings.drain_seconds)
+        gateway.start()
+        try:
             yield
+        finally:
+            await gateway.stop(drain_seconds)
 
-    app = FastAPI(
+    pages = FastAPI(
         title="Coterie",
         version=version("coterie"),
         lifespan=running,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={HTTPException: _as_json},
+        exception_handlers={HTTPException: _refused},
     )
-    app.state.parts = parts
-    app.router.routes += [
-        *otlp_routes(),
-        *store_routes(lambda: parts.store, _authorize),
-        *HEALTH,
-        Mount("/gateway", gateway),
-    ]
-    app.add_middleware(
-        Edge, settings=parts.settings, tokens=parts.tokens, metrics=parts.metrics, drain=parts.drain
-    )
-    _describe(app)
-    return app
+    described = pages.openapi
+
+    def document() -> dict[str, Any]:
+        if pages.openapi_schema is None:
+            pages.openapi_schema = describe(described())
+        return pages.openapi_schema
+
+    pages.openapi = document  # type: ignore[method-assign]
+    return pages
 
 
-def _authorize(scope: MutableMapping[str, Any], access: Sequence[str]) -> None:
-    require(scope, *access)
+async def _refused(request: Request, error: Exception) -> Response:
+    """What FastAPI's router refuses."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        body = error_body("UnknownPathError", f"There is nothing at {where}. /docs lists what there is.")
+    else:
+        body = error_body("BadRequestError", f"{where}: {error.detail}")
+    return Response(body, error.status_code, error.headers, "application/json")
 
 
-def _allows(parts: Parts) -> Any:
+def _allows(parts: Parts) -> Callable[[str, str], bool | None]:
     def allows(token: str, scope: str) -> bool | None:
-        caller: Caller | None = parts.tokens.caller(token)
+        caller = parts.tokens.caller(token)
         return None if caller is None else scope in caller.allowed
 
     return allows
-
-
-async def _as_json(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: there is no such path, or it takes another method."""
-    assert isinstance(error, HTTPException)
-    path = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        kind, message = "UnknownPathError", f"There is nothing at {path}. /docs lists what there is."
-    elif error.status_code == 405:
-        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow", "another method")
-        kind, message = "MethodNotAllowedError", f"{path}: this path takes {allowed}."
-    else:
-        kind, message = "BadRequestError", str(error.detail)
-    return Response(error_body(kind, message), error.status_code, error.headers, "application/json")
-
-
-def _describe(app: FastAPI) -> None:
-    """Put the store's routes into the app's OpenAPI document."""
-
-    def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = describe(get_openapi(title=app.title, version=app.version, routes=app.routes))
-        return app.openapi_schema
-
-    app.openapi = document  # type: ignore[method-assign]

@@ -45,7 +45,9 @@ def unpacked(packed: bytes, encoding: str, *, limit: int) -> bytes:
         return packed
     if encoding not in _WINDOW:
         raise Refused(
-            415, "UnsupportedMediaTypeError", f"Content-Encoding {encoding!r} is not known here; gzip, deflate and none are."
+            415,
+            "UnsupportedMediaTypeError",
+            f"Content-Encoding {encoding!r} is not known here; gzip, deflate and none are.",
         )
     unpacker = zlib.decompressobj(_WINDOW[encoding])
     try:

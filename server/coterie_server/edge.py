@@ -15,12 +15,11 @@ from coterie.errors import CoterieError
 from coterie.store import wire
 from coterie.vocabulary import new_id
 from coterie_server.drain import MESSAGE, Drain
-from coterie_server.metrics import Metrics
+from coterie_server.parts import PARTS, Parts
 from coterie_server.rates import Rates
 from coterie_server.redaction import redacted
 from coterie_server.refusals import Refused, body_too_large, error_body, unauthorized
-from coterie_server.settings import Settings
-from coterie_server.tokens import CALLER, Caller, Tokens
+from coterie_server.tokens import CALLER, Caller
 
 logger = logging.getLogger("coterie.server")
 
@@ -33,6 +32,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_TO_ALL = frozenset({"/health", "/ready", "/openapi.json", "/docs"})
 """Paths for which no token is asked: they tell nothing about what is kept."""
 
+ROUTE = "coterie.route"
+"""The key of the ASGI scope under which a request's route is told for the figures, since paths may hold ids."""
 ASKS_ITSELF = "/gateway/"
 """Below it the gateway refuses unknown tokens itself, in the form that the client's SDK reads."""
 
@@ -40,14 +41,15 @@ ASKS_ITSELF = "/gateway/"
 class Edge:
     """An ASGI app around another."""
 
-    def __init__(self, app: App, *, settings: Settings, tokens: Tokens, metrics: Metrics, drain: Drain) -> None:
+    def __init__(self, app: App, parts: Parts) -> None:
         self._app = app
-        self._limit = settings.limits.body_bytes
-        self._tokens = tokens
-        self._rates = Rates(settings.limits)
-        self._metrics = metrics
-        self._drain = drain
-        self._open = OPEN_TO_ALL | ({"/metrics"} if settings.metrics_without_token else frozenset())
+        self._parts = parts
+        self._limit = parts.settings.limits.body_bytes
+        self._tokens = parts.tokens
+        self._rates = Rates(parts.settings.limits)
+        self._metrics = parts.metrics
+        self._drain = parts.drain
+        self._open = OPEN_TO_ALL | ({"/metrics"} if parts.settings.metrics_without_token else frozenset())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -55,6 +57,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        scope[PARTS] = self._parts
         status = 0
         caller: Caller | None = None
 
@@ -84,7 +87,8 @@ class Edge:
         finally:
             if caller is not None:
                 self._rates.leave(caller.id)
-            self._metrics.answered(_route_of(scope), scope["method"], status, time.perf_counter() - began)
+            self._metrics.answered(scope.get(ROUTE, "(none)"), scope["method"], status, time.perf_counter() - began)
+
 
 class _Body:
     """The body of a request on its way in."""
@@ -164,8 +168,3 @@ async def _answer_error(error: Exception, scope: Scope, send: Send) -> None:
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-def _route_of(scope: Scope) -> str:
-    """The route as it was declared: paths themselves are without number, and may hold ids."""
-    return getattr(scope.get("route"), "path", None) or "(none)"

@@ -12,6 +12,9 @@ from coterie_server.metrics import Metrics
 from coterie_server.settings import Settings
 from coterie_server.tokens import Tokens
 
+PARTS = "coterie.parts"
+"""The key of the ASGI scope under which the edge puts the parts."""
+
 
 @dataclass(slots=True)
 class Parts:
@@ -28,4 +31,4 @@ class Parts:
 
 def parts_of(scope: MutableMapping[str, Any]) -> Parts:
     """The parts, from the ASGI scope of a request."""
-    return cast("Parts", scope["app"].state.parts)
+    return cast("Parts", scope[PARTS])

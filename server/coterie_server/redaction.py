@@ -67,4 +67,6 @@ class RedactingFormatter(logging.Formatter):
 _IN_URL = re.compile(r"(\w://[^\s/@:]*:)[^\s/@]+@")
 _TOKEN = re.compile(r"\bct_[A-Za-z0-9_-]{16,}")
 _BEARER = re.compile(r"(?i)(\bbearer\s+)[^\s'\",]{8,}")
-_PARAMETER = re.compile(r"(?i)(\b(?:password|passwd|pwd|secret|token|api_?key|access_key|key|sig|signature)=)[^\s&'\";]+")
+_PARAMETER = re.compile(
+    r"(?i)(\b(?:password|passwd|pwd|secret|token|api_?key|access_key|key|sig|signature)=)[^\s&'\";]+"
+)

@@ -70,7 +70,7 @@ class _Workers:
                 child.wait()
 
     def _start(self) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: S603 - nothing of it comes from elsewhere
             [sys.executable, "-m", "coterie_server.workers", str(self._listener.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -104,7 +104,9 @@ class _Workers:
         for at, child in enumerate(self._children):
             if child.poll() is None or self._signals:
                 continue
-            logger.error("Process %d of the server ended with code %s; another takes its place.", child.pid, child.returncode)
+            logger.error(
+                "Process %d of the server ended with code %s; another takes its place.", child.pid, child.returncode
+            )
             mark_process_dead(child.pid, self._figures)  # type: ignore[no-untyped-call]
             time.sleep(PAUSE_SECONDS)
             if not self._signals:

@@ -60,8 +60,13 @@ def application(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_coterie)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     for command in find_commands():
-        function = command.load() if command.name == wanted else command.described
-        app.command(command.name)(_leaving_typer(function))
+        loaded = command.load() if command.name == wanted else command.described
+        if isinstance(loaded, typer.Typer):
+            for part in loaded.registered_commands:
+                part.callback = part.callback and _leaving_typer(part.callback)
+            app.add_typer(loaded, name=command.name)
+        else:
+            app.command(command.name)(_leaving_typer(loaded))
     return app
 
 

@@ -1,7 +1,7 @@
 """The commands of ``coterie``: our own, and what installed packages add by entry points.
 
 An entry point of group ``coterie.commands`` names a plain function whose parameters carry Typer annotations and whose
-docstring is the help. For the list of commands its docstring is read from the source, without importing it.
+docstring is the help; or a ``typer.Typer`` of several, whose help is the docstring of its module. For the list of commands its docstring is read from the source, without importing it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def find_commands() -> Sequence[Command]:
         EntryPoint("doctor", "coterie.cli.doctor:doctor", GROUP),
         EntryPoint("show", "coterie.cli.show:show", GROUP),
         EntryPoint("run", "coterie.cli.run:run", GROUP),
+        EntryPoint("dead", "coterie.cli.upkeep:dead", GROUP),
+        EntryPoint("requeue", "coterie.cli.upkeep:requeue", GROUP),
+        EntryPoint("prune", "coterie.cli.upkeep:prune", GROUP),
+        EntryPoint("export", "coterie.cli.transfer:export", GROUP),
+        EntryPoint("import", "coterie.cli.transfer:import_", GROUP),
     ]
     found: dict[str, Command] = {}
     for entry in [*own, *sorted(entry_points(group=GROUP), key=lambda entry: entry.name)]:
@@ -53,7 +58,7 @@ def find_commands() -> Sequence[Command]:
 
 
 def _docstring(module: str, function: str) -> str:
-    """A function's docstring, read from its file; empty if it cannot be read."""
+    """A function's docstring, else that of its module, read from its file; empty if it cannot be read."""
     package, _, rest = module.partition(".")
     try:
         found = importlib.util.find_spec(package)
@@ -67,4 +72,4 @@ def _docstring(module: str, function: str) -> str:
     except (OSError, ValueError, SyntaxError, ImportError):
         return ""
     nodes = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
-    return next((ast.get_docstring(node) or "" for node in nodes), "")
+    return next((ast.get_docstring(node) or "" for node in nodes), ast.get_docstring(tree) or "")

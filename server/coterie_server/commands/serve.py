@@ -33,9 +33,7 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", envvar="COTERIE_TOKENS", help="The file of tokens; by default beside the store."),
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")
-    ] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")] = False,
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="A proxy in front does TLS; believe its X-Forwarded-* headers.")
     ] = False,

@@ -20,7 +20,9 @@ token = typer.Typer(help=__doc__, no_args_is_help=True)
 
 Store = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", envvar="COTERIE_STORE", help="The store of the server: its tokens lie beside it."),
+    typer.Option(
+        "--store", metavar="URL", envvar="COTERIE_STORE", help="The store of the server: its tokens lie beside it."
+    ),
 ]
 File = Annotated[
     Path | None, typer.Option("--tokens", metavar="FILE", envvar="COTERIE_TOKENS", help="The file of tokens.")
@@ -66,7 +68,9 @@ def list_(
         typer.echo("No tokens. `coterie serve` makes the first one, `coterie token create --scope …` others.")
     for each in [] if as_json else found:
         ends = f", ends {each['expires']}" if each["expires"] else ""
-        typer.echo(f"{each['id']}  {each['state']:<8}  {each['created']}  {each['name']}  ({', '.join(each['scopes'])}{ends})")
+        typer.echo(
+            f"{each['id']}  {each['state']:<8}  {each['created']}  {each['name']}  ({', '.join(each['scopes'])}{ends})"
+        )
 
 
 @token.command()

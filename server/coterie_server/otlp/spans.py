@@ -78,9 +78,7 @@ def read_spans(body: bytes) -> Taken:
 def _resource(pairs: Any) -> tuple[dict[str, JSON], JSON, JSON]:
     found = _attributes(pairs)
     rollout_id, attempt_id = _text(found.pop(ROLLOUT_ID, None)), _text(found.pop(ATTEMPT_ID, None))
-    shared = {
-        RESOURCE_PREFIX + name: value for name, value in found.items() if not name.startswith("telemetry.sdk.")
-    }
+    shared = {RESOURCE_PREFIX + name: value for name, value in found.items() if not name.startswith("telemetry.sdk.")}
     return shared, rollout_id, attempt_id
 
 
