@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from coterie.errors import ConfigError
+
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        envvar="COTERIE_STORE",
+        help="The store: https://host:port (its token in COTERIE_TOKEN), postgresql://…, or a path.",
+    ),
+]
 
 
 def raise_if_absent(url: str) -> None:

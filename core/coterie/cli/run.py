@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coterie.cli import INTERRUPTED, Stopped
-from coterie.cli.given_store import raise_if_absent
+from coterie.cli.given_store import StoreUrl, raise_if_absent
 from coterie.connecting import connect
 from coterie.errors import ConfigError
 from coterie.runner.embedded import STOP_SECONDS, Isolation, Runner
@@ -37,14 +37,7 @@ def run(
     app: Annotated[
         str, typer.Argument(metavar="APP", help="The rollout function: app.py:team or package.module:team.")
     ],
-    store: Annotated[
-        str,
-        typer.Option(
-            metavar="URL",
-            envvar="COTERIE_STORE",
-            help="Where the work comes from: https://host:port (its token in COTERIE_TOKEN), postgresql://…, or a path.",
-        ),
-    ],
+    store: StoreUrl,
     concurrency: Annotated[int, typer.Option(metavar="N", min=1, help="How many attempts run at once.")] = 32,
     isolation: Annotated[
         Isolation, typer.Option(help="'process': each attempt in a worker process, which its deadline kills.")

@@ -153,6 +153,23 @@ class Attempts:
         self.room.set()
         return written
 
+    async def beat(self) -> None:
+        """Send a heartbeat for all attempts in one call. Those whose lease was lost are ended."""
+        # The end of an attempt may have to wait for the store, and its lease must hold until then.
+        ids = list(self._running)
+        if not ids:
+            return
+        try:
+            async with asyncio.timeout(max(self.lease_seconds / 3, 1.0)):
+                held = await self.store.heartbeat(ids, lease_seconds=self.lease_seconds)
+        except Exception as error:  # noqa: BLE001 - the next heartbeat may succeed
+            self.reach.failed(error)
+            return
+        self.reach.answered()
+        for id_ in set(ids).difference(held):
+            if id_ in self._running:
+                self._running[id_].interrupt(Interruption.LOST)
+
     async def drain(self) -> None:
         """Wait until the attempts that run have ended."""
         while self._running:
@@ -307,20 +324,7 @@ class Attempts:
             before = time.monotonic()
             await self.reach.pause(pause)
             self._tell_if_blocked(time.monotonic() - before - pause, interval)
-            # The end of an attempt may have to wait for the store, and its lease must hold until then.
-            ids = list(self._running)
-            if not ids:
-                continue
-            try:
-                async with asyncio.timeout(max(interval, 1.0)):
-                    held = await self.store.heartbeat(ids, lease_seconds=self.lease_seconds)
-            except Exception as error:  # noqa: BLE001 - the next heartbeat may succeed
-                self.reach.failed(error)
-                continue
-            self.reach.answered()
-            for id_ in set(ids).difference(held):
-                if id_ in self._running:
-                    self._running[id_].interrupt(Interruption.LOST)
+            await self.beat()
 
     def _tell_if_blocked(self, late: float, interval: float) -> None:
         if late > interval:

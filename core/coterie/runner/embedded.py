@@ -184,7 +184,7 @@ class Runner:
 
     async def _lease_work(self) -> None:
         attempts = self._attempts
-        pauses = Pauses(attempts.reach)
+        pauses, request_id, again = Pauses(attempts.reach), new_id("le"), False
         while True:
             # No more than can be played at once, and none while the store takes less than is recorded.
             while len(attempts) >= self.concurrency or attempts.behind:
@@ -198,15 +198,20 @@ class Runner:
                     lease_seconds=self.lease_seconds,
                     wait_seconds=LEASE_WAIT_SECONDS if self.idle_seconds is None else self.idle_seconds,
                     run_id=self.run_id,
+                    request_id=request_id,
                 )
             except Exception as error:  # noqa: BLE001 - whoever waits for the rollouts would wait for ever
                 attempts.reach.failed(error)
                 await pauses.take()
+                again = True
                 continue
             attempts.reach.answered()
-            pauses = Pauses(attempts.reach)
             for lease in leases:
                 attempts.begin(lease, self._player)
+            if again and leases:
+                # The store may have given them to the call whose answer was lost, and much of their time may be over.
+                await attempts.beat()
+            pauses, request_id, again = Pauses(attempts.reach), new_id("le"), False
             if leases or self.idle_seconds is None:
                 continue
             if quiet:
