@@ -76,7 +76,7 @@ class Model(asyncio.Protocol):
 
     whole = answer_body()
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(whole)
-    events = [b"%x\r\n%s\r\n" % (len(event), event) for event in answer_events()]
+    events = tuple(b"%x\r\n%s\r\n" % (len(event), event) for event in answer_events())
     stream_head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

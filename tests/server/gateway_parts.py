@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -150,3 +154,74 @@ def headers_of(call: str, rollout: str, attempt: str, role: str) -> dict[str, st
         names.HEADER_ATTEMPT_ID: attempt,
         names.HEADER_ROLE: role,
     }
+
+
+class RawServer:
+    """A server whose answers are written byte by byte, for what a scripted model cannot say."""
+
+    def __init__(self, answer: Callable[[str, dict[str, str], Any], RawAnswer]) -> None:
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+                asked = (self.path, {name.lower(): value for name, value in self.headers.items()}, json.loads(raw))
+                outer.requests.append(asked)
+                self._send(answer(*asked))
+
+            def do_GET(self) -> None:
+                self._send(RawAnswer(b'{"object": "list", "data": []}'))
+
+            def _send(self, sent: RawAnswer) -> None:
+                self.send_response(sent.status)
+                for name, value in {"content-type": sent.type, **sent.headers}.items():
+                    self.send_header(name, value)
+                if isinstance(sent.body, bytes):
+                    self.send_header("content-length", str(len(sent.body)))
+                    self.end_headers()
+                    self.wfile.write(sent.body)
+                    return
+                self.send_header("transfer-encoding", "chunked")
+                self.end_headers()
+                for piece in sent.body:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    self.wfile.flush()
+                self.wfile.write(b"0\r\n\r\n")
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=10)
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    body: bytes | Sequence[bytes]
+    status: int = 200
+    type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def unused_url() -> str:
+    """A base URL at which nobody listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{one.getsockname()[1]}/v1"
