@@ -352,7 +352,7 @@ class SqlStore(Store):
         if retention.max_bytes is not None:
             sweep = await self._shrunk(pruning.Sweep(0, keep_modes=modes), retention.max_bytes)
             removed.update(sweep.removed)
-        if removed.total():
+        if removed.total() or (retention.max_bytes is not None and before > retention.max_bytes):
             await self._give_back_space()
         return Pruned(**removed, bytes_before=before, bytes_after=await self._read(self._bytes))
 
