@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from coterie_server.edge import ROUTE, App, Edge, Receive, Scope, Send
-from coterie_server.gateway import Gateway, gateway_settings
+from coterie_server.gateway import Gateway, gateway_settings, spool_beside
 from coterie_server.health import ROUTES as HEALTH
 from coterie_server.otlp.http import otlp_routes
 from coterie_server.parts import Parts
@@ -43,9 +43,10 @@ def create_app(parts: Parts) -> App:
     """
     gateway = Gateway(
         parts.store,
-        gateway_settings(parts.settings.gateway),
+        gateway_settings(parts.settings.gateway, spool=spool_beside(parts.tokens.path, parts.settings.store)),
         allows=_allows(parts),
         registry=parts.metrics.registry,
+        processes=parts.settings.workers,
     )
     pages = _pages(gateway, parts.settings.drain_seconds)
     return Edge(_Paths([*otlp_routes(), *store_routes(), *HEALTH], gateway, pages), parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -97,7 +98,7 @@ class GatewaySettings(Section):
     """``package.module:function``, applied to every text before it is recorded."""
     spool: Path | None = None
     """A folder where spans lie between the end of an answer and their commit, so that answers need not wait for the
-    store. Without it every answer waits.
+    store. By default beside the server's file of tokens; ``null`` for none: then every answer waits.
     """
     waiting_spans: PositiveInt = 10_000
     """With so many spans not yet in the store, new calls are refused (503)."""
@@ -139,14 +140,29 @@ class GatewaySettings(Section):
         return ContentRules(self.capture_content, found)
 
 
-def gateway_settings(section: Mapping[str, Any] | None, *, file: str = "the server's configuration") -> GatewaySettings:
+def spool_beside(file: Path, store: str) -> Path:
+    """The folder of a store's spool if the settings name none: beside a file that the server keeps anyway, and of this store
+    alone, since what one gateway leaves there the next one writes to its own store.
+    """
+    digest = hashlib.blake2b(store.encode(), digest_size=6).hexdigest()
+    return file.with_name(f"{file.name}.spool") / digest
+
+
+def gateway_settings(
+    section: Mapping[str, Any] | None, *, spool: Path | None = None, file: str = "the server's configuration"
+) -> GatewaySettings:
     """Read the ``gateway`` section.
+
+    Args:
+        section: None for none.
+        spool: where spans lie on their way to the store, if the section does not say.
+        file: for messages.
 
     Raises:
         ConfigError: names each key that is wrong; or an environment variable that holds a key is not set.
     """
     try:
-        settings = GatewaySettings.model_validate(section or {})
+        settings = GatewaySettings.model_validate({"spool": spool, **(section or {})})
     except Invalid as error:
         wrong = "; ".join(
             f"gateway.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)
