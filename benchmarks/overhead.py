@@ -1,6 +1,7 @@
 """What recording costs: added CPU and wall time per LLM call and per agent step, ours beside OpenInference's and AgentOps'.
 
 python benchmarks/overhead.py [--frameworks NAME …] [--rounds N] [--runs N] [--processes N] [--long CALLS] [--json FILE]
+python benchmarks/overhead.py --tables FILE … prints the tables of docs/overhead.md from such JSON files.
 
 For each framework every instrumentor gets a process of its own, and so does the uninstrumented program, twice. All are
 started together and take turns, a few runs each, in an order drawn anew each round; a figure is the median over rounds of
@@ -27,6 +28,7 @@ from typing import Any
 
 from cost.instrumentors import ATTEMPT, NOTHING, OPENINFERENCE, PEERS, instrumentors_for
 from cost.records import COLUMNS
+from cost.tables import tables
 
 from coterie.testing import ScriptedModel
 from coterie.testing.described_team import CALLS, team_answer
@@ -381,7 +383,16 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=2_000, help="LLM calls of the long run; 0 leaves it out")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--profile", type=Path, help="write a cProfile of ours in an attempt here, and measure nothing")
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        nargs="+",
+        help="print the tables of these JSON files as docs/overhead.md has them, no more",
+    )
     options = parser.parse_args()
+    if options.tables:
+        print(tables(options.tables))
+        return
     server = Server()
     figures: dict[str, Any] = {}
     with server.model:
