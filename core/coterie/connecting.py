@@ -37,26 +37,27 @@ TOKEN_VARIABLE = "COTERIE_TOKEN"  # noqa: S105 - its name, not its value
 
 
 def connect(url: str | os.PathLike[str], *, token: str | None = None) -> Connecting:
-    """Open the store at ``url``: ``sqlite:///runs.db`` (four slashes for an absolute path), or just a path; or the one
-    behind a server, ``https://host:port``.
+    """Open the store at ``url``.
 
-    ``token`` is what lets this program use a server; by default it is taken from the environment variable
-    ``COTERIE_TOKEN``.
+    - ``sqlite:///runs.db`` (four slashes for an absolute path), or just a path: a file.
+    - ``postgresql://user@host:5432/database``: a database, with the extra ``postgres``.
+    - ``https://host:port`` or ``http://…``: what ``coterie serve`` offers there, with the extra ``client``. ``token``
+      is what lets this program use it; by default it is taken from the environment variable ``COTERIE_TOKEN``.
 
     Use it as ``async with coterie.connect(url) as store:``, which closes the store at the end, or as
     ``store = await coterie.connect(url)``.
 
     Raises:
-        ConfigError: the address is of no known kind.
-        StoreUnavailableError: the database cannot be opened.
+        ConfigError: the address is of no known kind, or what it needs is not installed.
+        StoreUnavailableError: the store cannot be reached or opened.
         SchemaVersionError: the database was written by another version of Coterie.
     """
     address = os.fspath(url)
     scheme = address.partition("://")[0].lower() if "://" in address else "sqlite"
     if scheme not in _SCHEMES:
         raise ConfigError(
-            f"store {address!r}: unknown kind {scheme!r}. Known are {', '.join(f'{name}://' for name in _SCHEMES)} "
-            "and plain paths, for example sqlite:///runs.db."
+            f"store {_without_password(address)!r}: unknown kind {scheme!r}. Known are "
+            f"{', '.join(f'{name}://' for name in _SCHEMES)} and plain paths, for example sqlite:///runs.db."
         )
     return _SCHEMES[scheme](address, token)
 
@@ -120,21 +121,6 @@ def _postgresql(address: str, _token: str | None) -> Connecting:
     return Connecting(opened)
 
 
-def _http(address: str, token: str | None) -> Connecting:
-    try:
-        from coterie.store.http import HttpStore
-    except ImportError as error:
-        raise ConfigError(
-            f"store {_without_password(address)!r}: what talks to a server cannot be imported: {error}. "
-            'Install it with `pip install "coterie[client]"`.'
-        ) from error
-
-    async def opened() -> Store:
-        return await HttpStore.open(address, token=token or os.environ.get("COTERIE_TOKEN") or None)
-
-    return Connecting(opened)
-
-
 def _without_password(address: str) -> str:
     """The address as it may be shown: what stands before an @ or behind a question mark may be secret."""
     try:
@@ -148,6 +134,6 @@ def _without_password(address: str) -> str:
 _SCHEMES: dict[str, Callable[[str, str | None], Connecting]] = {
     "sqlite": _sqlite,
     "postgresql": _postgresql,
-    "http": _http,
-    "https": _http,
+    "http": _server,
+    "https": _server,
 }

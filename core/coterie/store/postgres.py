@@ -171,12 +171,13 @@ class PostgresStore(SqlStore):
                     conflicts += 1
                     time.sleep(random.uniform(0, 0.01 * 2**conflicts))
                     continue
-                if lost == 0 and postgres_faults.is_lost_connection(cause) and (repeatable or not committing):
+                unclear = committing and not repeatable
+                if lost == 0 and postgres_faults.is_lost_connection(cause) and (not unclear or undo is not None):
                     lost += 1
-                    if committing and undo is not None:
+                    if unclear and undo is not None:
                         write = _after(undo, result, write)
                     continue
-                raise self._told(error, outcome_unknown=committing and not repeatable) from error
+                raise self._told(error, outcome_unknown=unclear) from error
             except (StatementError, UnicodeError, OverflowError) as error:
                 raise postgres_faults.refused(error, self.address.shown) from error
             if self._wakeups and (transaction.queued or transaction.ended):

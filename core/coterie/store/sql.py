@@ -75,8 +75,8 @@ class SqlStore(Store):
     ) -> Result:
         """Run ``write`` in a transaction, all or nothing, and return its result when it is on disk.
 
-        If the caller is gone by then, ``undo`` takes it back. A write that is not ``repeatable`` is not made again
-        when it is not known whether it was made.
+        If the caller is gone by then, ``undo`` takes it back. A write that is ``repeatable`` does nothing more when it
+        is made again; another is made again only when it is known that it was not made, or after it was undone.
         """
 
     @abstractmethod
@@ -378,6 +378,7 @@ class SqlStore(Store):
             undo=lambda transaction, leases: work.give_back(
                 transaction, [lease.attempt.id for lease in leases], now=self._clock()
             ),
+            repeatable=request_id is not None,
         )
 
     async def _shrunk(self, sweep: pruning.Sweep, max_bytes: int) -> pruning.Sweep:
