@@ -65,6 +65,7 @@ async def test_a_host_that_does_not_answer(server: PostgresServer) -> None:
 
 async def test_an_unknown_database(server: PostgresServer) -> None:
     assert "no such database. Create it first: `createdb" in await refusal(server.url("nowhere"))
+    assert "refused this user" in await refusal(server.url(user="nobody"))
 
 
 @pytest.fixture

@@ -37,10 +37,11 @@ _WHAT_TO_DO = {
 """SQLSTATE, or its class, to what was wrong and what to do."""
 
 _WHAT_LIBPQ_SAYS = {
-    "password": _WHAT_TO_DO["28"],
-    "does not exist": _WHAT_TO_DO["3D000"],
-    "too many clients": _WHAT_TO_DO["53300"],
+    "too many c": _WHAT_TO_DO["53300"],
     "connection slots": _WHAT_TO_DO["53300"],
+    "password": _WHAT_TO_DO["28"],
+    'role "': _WHAT_TO_DO["28"],
+    "does not exist": _WHAT_TO_DO["3D000"],
     "pg_hba.conf": "the server does not let this user in from here. Add a line to its pg_hba.conf.",
     "authentication failed": _WHAT_TO_DO["28"],
     "is not permitted to log in": _WHAT_TO_DO["28"],
