@@ -232,7 +232,7 @@ def token_for(folder: Path) -> str:
 def gateway(folder: Path, model_port: int) -> Iterator[tuple[int, str]]:
     asyncio.run(prepared_store(folder, model_port))
     token, port, log = token_for(folder), free_port(), folder / "gateway.log"
-    command = [sys.executable, "-m", "coterie.cli", "serve", "--store", f"sqlite:///{folder / 'bench.db'}"]
+    command = [str(Path(sys.executable).with_name("coterie")), "serve", "--store", f"sqlite:///{folder / 'bench.db'}"]
     command += ["--port", str(port), "--tokens", str(folder / "tokens.json")]
     with process(command, log) as running:
         wait_for(f"http://127.0.0.1:{port}/gateway/v1/models", token, running, log, 60)
