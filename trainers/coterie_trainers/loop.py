@@ -51,7 +51,7 @@ from coterie_trainers.evaluation import Evaluator, team_success
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
 from coterie_trainers.runners import runner_here, runners_elsewhere
-from coterie_trainers.team import load_team
+from coterie_trainers.team import let_clients_be_made, load_team
 from coterie_trainers.workspace import Workspace
 
 
@@ -79,6 +79,7 @@ async def train(
         BackendError: a model server or trainer failed.
         NothingToTrainError: too many steps in a row had no usable group.
     """
+    let_clients_be_made()
     # Runners elsewhere have the team's frameworks; this machine may lack them.
     function = load_team(app_spec, folder=folder) if config.runner.where == "here" else None
     estimate = advantages.check(config.credit.advantage)

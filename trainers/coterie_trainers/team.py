@@ -16,11 +16,17 @@ NO_KEY = "none: calls go to the policy's endpoint"
 def load_team(spec: str, *, folder: Path) -> RolloutFunction[..., Any]:
     """The rollout function ``spec`` (``app.py:team``), looked for from ``folder``.
 
-    Its agents call the policies' endpoints while they train, but many clients refuse to be made without a key; so
-    where none is set, ``OPENAI_API_KEY`` gets a text that is none.
-
     Raises:
         ConfigError: it does not load, or is no rollout function.
     """
-    os.environ.setdefault("OPENAI_API_KEY", NO_KEY)
+    let_clients_be_made()
     return load_app(spec, folder=folder)
+
+
+def let_clients_be_made() -> None:
+    """Give ``OPENAI_API_KEY`` a text that is no key where none is set.
+
+    A team's agents call the policies' endpoints while they train, but many clients refuse to be made without a key, in the
+    team's own modules, which ``prepare`` may import too.
+    """
+    os.environ.setdefault("OPENAI_API_KEY", NO_KEY)
