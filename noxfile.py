@@ -103,14 +103,16 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=TRAIN_PYTHON)
 def types(session: nox.Session) -> None:
     """Mypy, strict, with all frameworks at hand."""
-    session.install("-e", ".[train]", *PLUGINS["all", "latest"], *group("types"), *group("test"), *group("sdks"))
+    session.install(
+        "-e", ".[train,server,postgres]", *PLUGINS["all", "latest"], *group("types"), *group("test"), *group("sdks")
+    )
     session.run("mypy")
 
 
 @nox.session(python=TRAIN_PYTHON)
 def layers(session: nox.Session) -> None:
     """Import-linter: who may import whom."""
-    session.install("-e", ".[langchain,train]", *group("layers"))
+    session.install("-e", ".[langchain,train,server]", *group("layers"))
     session.run("lint-imports")
 
 
@@ -125,7 +127,8 @@ def base(session: nox.Session) -> None:
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
 def tests(session: nox.Session) -> None:
     """The tests that need no training stack, on the oldest and the newest Python; those of plugins are in the matrix."""
-    session.install("-e", ".[langchain,train]", "langchain", "langchain-openai", *group("test"), *group("sdks"))
+    needs = [*group("test"), *group("sdks"), *group("server")]
+    session.install("-e", ".[langchain,train,server]", "langchain", "langchain-openai", *needs)
     ignored = ["--ignore=tests/plugins", *(f"--ignore={conformance_tests(name)}" for name in IMPORTED)]
     pytest = ["pytest", "-n", "2", "-m", "not train", *ignored, *session.posargs]
     session.run(*TIMEOUT, *limit(900), *pytest, external=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,7 +51,7 @@ def list_(
 ) -> None:
     """List the tokens that there are: what they are for, not what they are."""
     now = now_ns()
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "id": each.id,
             "name": each.name,

@@ -62,7 +62,7 @@ def response_of(taken: Taken) -> ExportTraceServiceResponse:
 
 
 def _as_protobuf(taken: Taken) -> bytes:
-    return response_of(taken).SerializeToString()
+    return bytes(response_of(taken).SerializeToString())
 
 
 def _as_json(taken: Taken) -> bytes:

@@ -29,7 +29,7 @@ def to_protobuf(body: bytes) -> bytes:
         _turn_ids(request)
         # Fields of later versions of OTLP are no error, as the specification wants.
         parsed = ParseDict(request, ExportTraceServiceRequest(), ignore_unknown_fields=True)
-        return parsed.SerializeToString()
+        return bytes(parsed.SerializeToString())
     except (ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise Refused(422, "InvalidFieldError", f"The body is no ExportTraceServiceRequest: {error}") from None
 
@@ -44,7 +44,7 @@ def _turn_ids(request: dict[str, Any]) -> None:
 
 
 def _list(owner: Any, *names: str) -> list[Any]:
-    found = next((owner[name] for name in names if owner.get(name) is not None), [])
+    found: Any = next((owner[name] for name in names if owner.get(name) is not None), [])
     if not isinstance(found, list):
         raise TypeError(f"{names[0]} must be a list")
     for one in found:

@@ -20,7 +20,7 @@ _Field = descriptor_pb2.FieldDescriptorProto
 _ITEMS = "coterie/items.proto"
 
 
-def _pool() -> descriptor_pool.DescriptorPool:
+def _pool() -> Any:
     pool = descriptor_pool.DescriptorPool()
     for module in (common_pb2, resource_pb2, trace_pb2, trace_service_pb2):
         file = descriptor_pb2.FileDescriptorProto()
@@ -30,7 +30,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
                 (array,) = [field for field in message.field if field.name == "array_value"]
                 array.type = _Field.TYPE_BYTES
                 array.ClearField("type_name")
-        pool.Add(file)  # type: ignore[attr-defined]
+        pool.Add(file)
     items = descriptor_pb2.FileDescriptorProto(name=_ITEMS, package="coterie", syntax="proto2")
     merged = items.message_type.add(name="Items")
     for name, kind in (("int_value", _Field.TYPE_INT64), ("double_value", _Field.TYPE_DOUBLE)):
@@ -40,11 +40,11 @@ def _pool() -> descriptor_pool.DescriptorPool:
     array_of.field.add(
         name="values", number=1, type=_Field.TYPE_MESSAGE, type_name=".coterie.Items", label=_Field.LABEL_OPTIONAL
     )
-    pool.Add(items)  # type: ignore[attr-defined]
+    pool.Add(items)
     return pool
 
 
-def _message(pool: descriptor_pool.DescriptorPool, name: str) -> Any:
+def _message(pool: Any, name: str) -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
 
 

@@ -139,12 +139,13 @@ def _attributes(pairs: Iterable[Any]) -> dict[str, JSON]:
         name, value = pair.key, pair.value
         # Most are texts, and to ask for the kind first takes longer than to look.
         text = value.string_value
+        if text and "://" not in text:
+            found[name] = text
+        else:
+            found[name] = without_password(text) if text else _value(value)
+    for name in found:
         if _is_secret(name):
             found[name] = HIDDEN
-        elif text:
-            found[name] = without_password(text)
-        else:
-            found[name] = _value(value)
     return found
 
 
@@ -173,9 +174,9 @@ def _array(content: bytes) -> list[JSON]:
     if integers:
         # An element is a tag and a length beside what the integer takes in the merged message.
         if len(content) == merged.ByteSize() + 2 * len(integers):
-            return list(integers)
+            return integers[:]  # quicker than list()
     elif len(content) == _DOUBLE_BYTES * len(merged.double_value):
-        return list(merged.double_value)
+        return merged.double_value[:]
     return [_value(one) for one in ArrayValue.FromString(content).values]
 
 
