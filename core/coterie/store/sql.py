@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select, update
 
@@ -254,13 +254,33 @@ class SqlStore(Store):
         await self._write(lambda transaction: traces.add_spans(transaction, rows))
 
     async def get_spans(self, attempt_ids: Sequence[str]) -> Mapping[str, Sequence[Span]]:
-        return await self._read(lambda connection: traces.get_spans(connection, attempt_ids))
+        return await self.get_spans_as(records.span_of, attempt_ids)
+
+    async def get_spans_as(
+        self, item_of: Callable[[Any], Result], attempt_ids: Sequence[str]
+    ) -> Mapping[str, Sequence[Result]]:
+        """The same, with what ``item_of`` makes of each span's row."""
+        return await self._read(lambda connection: traces.get_spans(connection, attempt_ids, item_of))
 
     async def list_spans(
         self, *, rollout_id: str | None = None, trace_id: str | None = None, after: str | None = None, limit: int = 1000
     ) -> Page[Span]:
+        return await self.list_spans_as(
+            records.span_of, rollout_id=rollout_id, trace_id=trace_id, after=after, limit=limit
+        )
+
+    async def list_spans_as(
+        self,
+        item_of: Callable[[Any], Result],
+        *,
+        rollout_id: str | None = None,
+        trace_id: str | None = None,
+        after: str | None = None,
+        limit: int = 1000,
+    ) -> Page[Result]:
+        """The same, with what ``item_of`` makes of each span's row."""
         filters = {"rollout_id": rollout_id, "trace_id": trace_id}
-        return await self._read(lambda connection: traces.list_spans(connection, filters, after, limit))
+        return await self._read(lambda connection: traces.list_spans(connection, filters, after, limit, item_of))
 
     async def search_spans(
         self, where: SpanFilter, *, newest_first: bool = False, after: str | None = None, limit: int = 100

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Column, Connection, delete, or_, select
 
@@ -14,8 +14,9 @@ from coterie.store.executing import VALUES, change
 from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, rows_in
 from coterie.store.tables import ATTEMPTS, REWARDS, ROLLOUTS, SPANS
 from coterie.store.writer import Transaction
-from coterie.vocabulary import Reward, Span
+from coterie.vocabulary import Reward
 
+Item = TypeVar("Item")
 RowValues = Mapping[str, Any]
 
 
@@ -24,14 +25,18 @@ def add_spans(transaction: Transaction, rows: Sequence[RowValues]) -> None:
     insert_new(transaction.connection, SPANS, rows)
 
 
-def get_spans(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, tuple[Span, ...]]:
-    """All spans of each attempt, by start time."""
-    return grouped(connection, _SPANS_OF_ATTEMPTS, SPANS.c.attempt_id, attempt_ids, records.span_of)
+def get_spans(
+    connection: Connection, attempt_ids: Sequence[str], item_of: Callable[[Any], Item]
+) -> dict[str, tuple[Item, ...]]:
+    """What ``item_of`` makes of each span's row, for all spans of each attempt, by start time."""
+    return grouped(connection, _SPANS_OF_ATTEMPTS, SPANS.c.attempt_id, attempt_ids, item_of)
 
 
-def list_spans(connection: Connection, filters: Mapping[str, Any], after: str | None, limit: int) -> Page[Span]:
-    """A page of spans in the order in which they arrived."""
-    return page(connection, SPANS, filters, key=SPANS.c.seq, after=after, limit=limit, item_of=records.span_of)
+def list_spans(
+    connection: Connection, filters: Mapping[str, Any], after: str | None, limit: int, item_of: Callable[[Any], Item]
+) -> Page[Item]:
+    """A page of what ``item_of`` makes of each span's row, in the order in which they arrived."""
+    return page(connection, SPANS, filters, key=SPANS.c.seq, after=after, limit=limit, item_of=item_of)
 
 
 def delete_traces(transaction: Transaction, trace_ids: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from coterie.store.base import Page, Store
 from coterie.store.filters import SpanFilter
 from coterie.vocabulary import Reward, Span
+from coterie_server.store_api import as_kept
 from coterie_server.store_api.parameters import Added, Ids, OfAttempts, OfRollout, SearchQuery, SpansQuery
 from coterie_server.store_api.routes import get, post
 from coterie_server.tokens import Scope
@@ -22,14 +23,14 @@ async def add_spans(store: Store, spans: list[Span]) -> None:
 @post("/v1/spans/get", Scope.READ)
 async def get_spans(store: Store, request: OfAttempts) -> Mapping[str, Sequence[Span]]:
     """All spans of each attempt, by start time."""
-    return await store.get_spans(request.attempt_ids)
+    return await as_kept.get_spans(store, request.attempt_ids)
 
 
 @get("/v1/spans", Scope.READ)
 async def list_spans(store: Store, query: SpansQuery) -> Page[Span]:
     """Spans in the order in which they arrived."""
-    return await store.list_spans(
-        rollout_id=query.rollout_id, trace_id=query.trace_id, after=query.after, limit=query.limit
+    return await as_kept.list_spans(
+        store, rollout_id=query.rollout_id, trace_id=query.trace_id, after=query.after, limit=query.limit
     )
 
 
