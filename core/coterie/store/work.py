@@ -562,9 +562,11 @@ _LAST_NUMBER = (
     .scalar_subquery()
     .label("last_number")
 )
+# Written out, because of a parameter SQLite would ask each time anew whether the index of the delayed ones fits.
+_IS_QUEUED = ROLLOUTS.c.state == literal_column(f"'{RolloutState.QUEUED}'")
 _QUEUED = (
     select(ROLLOUTS, _LAST_NUMBER)
-    .where(ROLLOUTS.c.state == RolloutState.QUEUED.value)
+    .where(_IS_QUEUED)
     .order_by(ROLLOUTS.c.seq)
     .limit(bindparam("limit"))
     .with_for_update(key_share=True, skip_locked=True, of=ROLLOUTS)
