@@ -48,6 +48,19 @@ def load_app(spec: str, *, folder: Path | None = None) -> RolloutFunction[..., A
     raise ConfigError(f"App {spec!r}: {problem} in {module.__file__}. {_choices(module)}")
 
 
+NO_KEY = "none: calls go to the policy's endpoint"
+"""Stands in for a key of OpenAI's where the user has none."""
+
+
+def let_clients_be_made() -> None:
+    """Give ``OPENAI_API_KEY`` a text that is no key where none is set.
+
+    A team's agents call the policies' endpoints while they train, but many clients refuse to be made without a key, often in
+    the team's own modules as they are imported.
+    """
+    os.environ.setdefault("OPENAI_API_KEY", NO_KEY)
+
+
 def _load_file(file: Path, spec: str) -> ModuleType:
     if not file.is_file():
         raise ConfigError(f"App {spec!r}: there is no file {file}.")

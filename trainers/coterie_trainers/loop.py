@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import coterie
+from coterie.apps import let_clients_be_made
 from coterie.assembly import load_episodes
 from coterie.errors import ConfigError, NothingToTrainError
 from coterie.interfaces import Backend
@@ -51,7 +52,7 @@ from coterie_trainers.evaluation import Evaluator, team_success
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
 from coterie_trainers.runners import runner_here, runners_elsewhere
-from coterie_trainers.team import let_clients_be_made, load_team
+from coterie_trainers.team import load_team
 from coterie_trainers.workspace import Workspace
 
 

@@ -77,9 +77,10 @@ def run(
     for name, seconds in (("--drain-seconds", drain_seconds), ("--lease", lease)):
         if not (math.isfinite(seconds) and seconds >= (1.0 if name == "--lease" else 0.0)):
             raise ConfigError(f"{name} {seconds}: it must be a finite number of at least {int(name == '--lease')}.")
-    from coterie.apps import load_app
+    from coterie.apps import let_clients_be_made, load_app
     from coterie.cli.run_display import make_display
 
+    let_clients_be_made()
     function = load_app(app, folder=Path.cwd())
     raise_if_absent(store)
     options: dict[str, Any] = {

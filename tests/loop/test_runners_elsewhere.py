@@ -1,0 +1,145 @@
+"""Training whose rollouts are played by ``coterie run`` in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from scripted_backend import ScriptedBackend
+
+import coterie
+from coterie.testing import ScriptedModel
+from coterie.vocabulary import RolloutState, RunState
+from coterie_trainers import loop
+from coterie_trainers.config import TrainConfig
+
+APP = """
+import itertools, coterie
+from openai import AsyncOpenAI
+
+client = AsyncOpenAI(base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=5)
+flip = itertools.count()
+
+@coterie.rollout
+async def team(task):
+    with coterie.agent("solver"):
+        await client.chat.completions.create(model="m", messages=[{"role": "user", "content": str(task.input)}])
+    return float(next(flip) % 2)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(APP)
+    for split in ("train", "val", "test"):
+        lines = [json.dumps({"id": f"{split}-{n}", "input": n}) for n in range(3)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+@pytest.fixture
+def model() -> Iterator[ScriptedModel]:
+    with ScriptedModel(lambda request: "fine") as served:
+        yield served
+
+
+def config(folder: Path, **runner: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "name": "t",
+            "store": f"sqlite:///{folder / 'team.db'}",
+            "dataset": {split: f"{split}.jsonl" for split in ("train", "val", "test")},
+            "policies": {"team": {"model": "m"}},
+            "training": {"steps": 2, "tasks_per_step": 3, "rollouts_per_task": 2},
+            "evaluation": {"every": 2, "test_samples": 1},
+            "runner": {"where": "elsewhere", "deadline_seconds": 20, **runner},
+        }
+    )
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def stage(self, name: str, total: int | None = None) -> None: ...
+    def advance(self, amount: int = 1, **figures: float | str) -> None: ...
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def close(self) -> None: ...
+
+
+def runner_process(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    program = [sys.executable, "-c", "from coterie.cli import main; main()", "run", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    return subprocess.Popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+async def until(found: Any, seconds: float = 60.0) -> Any:
+    for _ in range(int(seconds / 0.05)):
+        if (value := found()) is not None:
+            return value
+        await asyncio.sleep(0.05)
+    raise AssertionError("not in time")
+
+
+async def test_the_told_command_plays_the_run(folder: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch):
+    """Two runners, started by the very command that the trainer names, without a key of OpenAI's."""
+    monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
+    notes = Notes()
+    training = asyncio.create_task(
+        loop.train("app.py:team", config(folder), folder=folder, work=folder / "work", progress=notes)
+    )
+    command = await until(lambda: next((n for n in notes.notes if "coterie run" in n), None) or training.done() or None)
+    assert isinstance(command, str), training.exception()
+    arguments = command.split("coterie run ")[1].split()
+    runners = [runner_process(arguments, folder) for _ in range(2)]
+    try:
+        run = await asyncio.wait_for(training, 90)
+    finally:
+        for runner in runners:
+            runner.terminate()
+        said = [runner.communicate(timeout=30)[0].decode() for runner in runners]
+    assert run.state is RunState.SUCCEEDED
+    assert [runner.returncode for runner in runners] == [0, 0], said
+    async with coterie.connect(folder / "team.db") as store:
+        rollouts = (await store.list_rollouts(run_id=run.id)).items
+        attempts = await store.get_attempts([rollout.id for rollout in rollouts])
+    assert {rollout.state for rollout in rollouts} == {RolloutState.SUCCEEDED}
+    assert {rollout.deadline_seconds for rollout in rollouts} == {20}
+    assert all(len(tries) == 1 for tries in attempts.values())
+    assert model.requests
+
+
+async def test_nobody_comes_is_said(folder: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
+    notes = Notes()
+    training = asyncio.create_task(
+        loop.train(
+            "app.py:team", config(folder, patience_seconds=0.2), folder=folder, work=folder / "work", progress=notes
+        )
+    )
+    try:
+        warning = await until(lambda: next(iter(notes.warnings), None))
+    finally:
+        training.cancel()
+        await asyncio.gather(training, return_exceptions=True)
+    assert "No runner takes rollouts" in warning
+    assert "coterie run app.py:team --store sqlite:///" in warning
+
+
+def test_a_store_of_its_own_would_not_be_found(folder: Path):
+    with pytest.raises(ValidationError, match="store: URL"):
+        TrainConfig.model_validate({**config(folder).model_dump(), "store": None})
