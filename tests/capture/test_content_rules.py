@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import openai
 import pytest
 
 from coterie import conventions as names
 from coterie.capture import instrument, uninstrument
+from coterie.capture.content import ContentRules
 from coterie.scope import attempt_scope
 from coterie.testing import Fault, ListSink, ScriptedModel, scope_for_test
 from coterie.vocabulary import Endpoint, Mode
@@ -132,3 +135,37 @@ def test_an_empty_stream() -> None:
     sink, _, texts = record(answer=Fault.EMPTY, stream=True)
     assert names.OUTPUT_MESSAGES not in sink.spans[0].attributes
     assert texts == [""]
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@dataclass
+class Opaque:
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"content": "ünï", "n": [1, 2.5, True, None]},
+        {1: "a key that is no text"},
+        {"half": "\ud800"},
+        {"point": Point(1, 2), "pair": (1, 2)},
+        {"dataclass": Opaque("a"), "date": datetime(2026, 1, 2), "large": 2**70},
+        {"mode": Mode.TRAIN},
+    ],
+    ids=["plain", "key", "surrogate", "tuple", "objects", "enum"],
+)
+def test_messages_are_written_as_json_would_write_them(value):
+    expected = json.loads(json.dumps(value, default=str))
+    rules = ContentRules()
+
+    assert json.loads(rules.json_text([value])) == [expected]
+    assert json.loads(rules.arguments_text(value)) == expected
+    assert json.loads(ContentRules(mask=lambda text: text).json_text([{"content": "ünï"}])) == [{"content": "ünï"}]
