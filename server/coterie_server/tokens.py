@@ -109,8 +109,9 @@ def require(scope: MutableMapping[str, Any], *any_of: str) -> Caller:
     for one in any_of:
         if one in allowed:
             return caller
+    enough = [scope for scope in Scope if {scope, *IMPLIED[scope]} & set(any_of)]
     raise forbidden(
-        f"The token {caller.name!r} does not allow this: it takes one of scope {', '.join(sorted({*any_of, 'admin'}))}. "
+        f"The token {caller.name!r} does not allow this: it takes one of scope {' or '.join(enough)}. "
         "`coterie token create --scope …` on the server makes one."
     )
 
