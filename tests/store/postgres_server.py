@@ -112,6 +112,12 @@ class PostgresServer:
                     raise
                 time.sleep(0.05)
 
+    def tool(self, name: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs, such as pg_dump."""
+        subprocess.run(
+            [str(self._server.bin_path / name), *arguments], check=True, timeout=60, stdout=subprocess.DEVNULL
+        )
+
     def _control(self, *arguments: str) -> None:
         user = {"user": self._server.system_user} if os.getuid() == 0 else {}
         command = [str(self._server.bin_path / "pg_ctl"), "-w", "-D", str(self.folder), *arguments]

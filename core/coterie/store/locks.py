@@ -54,25 +54,26 @@ def is_postgresql(connection: Connection) -> bool:
 
 def _lock(connection: Connection, statement: Select[Any], values: Iterable[str]) -> None:
     if is_postgresql(connection):
-        # Sorted as a whole: the order within each portion would not do.
+        # Sorted as a whole, by code points as in the statements: the order within each portion would not do.
         for some in in_portions(sorted(values)):
             connection.execute(statement, {"values": some}).all()
 
 
-_ROLLOUTS_TO_DELETE = select(ROLLOUTS.c.id).where(one_of(ROLLOUTS.c.id)).order_by(ROLLOUTS.c.id).with_for_update()
-_ROLLOUTS = select(ROLLOUTS.c.id).where(one_of(ROLLOUTS.c.id)).order_by(ROLLOUTS.c.id).with_for_update(key_share=True)
+_BY_ROLLOUT, _BY_ATTEMPT = ROLLOUTS.c.id.collate("C"), ATTEMPTS.c.id.collate("C")
+_ROLLOUTS_TO_DELETE = select(ROLLOUTS.c.id).where(one_of(ROLLOUTS.c.id)).order_by(_BY_ROLLOUT).with_for_update()
+_ROLLOUTS = select(ROLLOUTS.c.id).where(one_of(ROLLOUTS.c.id)).order_by(_BY_ROLLOUT).with_for_update(key_share=True)
 _ROLLOUTS_OF = (
     select(ROLLOUTS.c.id)
     .join(ATTEMPTS, ATTEMPTS.c.rollout_id == ROLLOUTS.c.id)
     .where(one_of(ATTEMPTS.c.id))
-    .order_by(ROLLOUTS.c.id)
+    .order_by(_BY_ROLLOUT)
     .with_for_update(key_share=True, of=ROLLOUTS)
 )
-_ATTEMPTS = select(ATTEMPTS.c.id).where(one_of(ATTEMPTS.c.id)).order_by(ATTEMPTS.c.id).with_for_update(key_share=True)
+_ATTEMPTS = select(ATTEMPTS.c.id).where(one_of(ATTEMPTS.c.id)).order_by(_BY_ATTEMPT).with_for_update(key_share=True)
 _RUNNING_AT = (
     select(ATTEMPTS.c.id)
     .where(one_of(ATTEMPTS.c.rollout_id), ATTEMPTS.c.state == AttemptState.RUNNING.value)
-    .order_by(ATTEMPTS.c.id)
+    .order_by(_BY_ATTEMPT)
     .with_for_update(key_share=True)
 )
 _NAME = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("name"), 0)))

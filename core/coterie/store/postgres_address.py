@@ -6,9 +6,10 @@ what is left out comes from its environment variables and files: ``PGPASSWORD``,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
-from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -48,21 +49,16 @@ class PostgresAddress:
         Raises:
             ConfigError: it is not understood.
         """
+        place, _, query = address.partition("?")
+        given = [tuple(option.partition("=")[::2]) for option in query.split("&") if option]
+        own = {name: unquote(value) for name, value in given if name in ("schema", "connections")}
+        others = "&".join(f"{name}={value}" for name, value in given if name not in own)
+        shown = _shown(place, given)
         try:
-            parts = urlsplit(address)
-        except ValueError as error:
-            raise ConfigError(f"store address: it is not understood: {error}. {_FORM}") from None
-        given = parse_qsl(parts.query, keep_blank_values=True)
-        own = {name: value for name, value in given if name in ("schema", "connections")}
-        others = [(name, value) for name, value in given if name not in own]
-        shown = _shown(address)
-        try:
-            # By libpq's own rules: %20, not +, is a space.
-            parameters = conninfo_to_dict(urlunsplit(parts._replace(query=urlencode(others, quote_via=quote))))
+            parameters = conninfo_to_dict(f"{place}?{others}" if others else place)
         except ProgrammingError as error:
-            raise ConfigError(
-                f"store {shown}: the address is not understood: {_without_secrets(str(error), parts, given)}. {_FORM}"
-            ) from None
+            said = "a part of it is wrong" if _may_hold_a_secret(place, given) else str(error).strip()
+            raise ConfigError(f"store {shown}: the address is not understood: {said}. {_FORM}") from None
         schema = own.get("schema") or None
         if schema is not None and "\0" in schema:
             raise ConfigError(f"store {shown}: schema {schema!r} is no name of a schema.")
@@ -77,22 +73,20 @@ def _connections(text: str | None, shown: str) -> int:
     raise ConfigError(f"store {shown}: connections={text} must be a number from 2 to 1000, for example {CONNECTIONS}.")
 
 
-def _shown(address: str) -> str:
-    parts = urlsplit(address)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    user = userinfo.partition(":")[0]
-    # Of the rest only what cannot be a secret.
-    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in _SHOWN])
-    return urlunsplit((parts.scheme, f"{user}{at}{host}", parts.path, query, ""))
+def _shown(place: str, given: Sequence[tuple[str, ...]]) -> str:
+    scheme, _, rest = place.partition("://")
+    user, at, host = rest.rpartition("@")
+    # Of the options only those that cannot be secrets.
+    options = "&".join(f"{name}={value}" for name, value in given if name in _SHOWN)
+    return f"{scheme}://{user.partition(':')[0]}{at}{host}{'?' if options else ''}{options}"
 
 
 _SHOWN = ("host", "port", "dbname", "user", "schema", "connections", "sslmode", "target_session_attrs")
 
 
-def _without_secrets(said: str, parts: SplitResult, given: list[tuple[str, str]]) -> str:
+def _may_hold_a_secret(place: str, given: Sequence[tuple[str, ...]]) -> bool:
     # libpq repeats the part of an address that it does not understand.
-    secret = ":" in parts.netloc.rpartition("@")[0] or any("pass" in name for name, _ in given)
-    return "a part of it is wrong" if secret else said.strip()
+    return ":" in place.partition("://")[2].rpartition("@")[0] or any("pass" in name for name, _ in given)
 
 
 _FORM = "Write postgresql://user@host:5432/database, special characters in it as %XX."

@@ -86,7 +86,10 @@ def unavailable(error: psycopg.Error, where: str, *, outcome_unknown: bool = Fal
     """The error to raise for a fault of the database at ``where``."""
     said = _first_line(error)
     state = error.sqlstate or ""
-    advice = _WHAT_TO_DO.get(state) or _WHAT_TO_DO.get(state[:2]) or _advice_for(said) or "look into its log."
+    if state:
+        advice = _WHAT_TO_DO.get(state) or _WHAT_TO_DO.get(state[:2]) or "it refused. Look into its log."
+    else:
+        advice = _advice_for(said)
     if outcome_unknown:
         kept = "It is not known whether the change was made: look before it is made again."
     else:

@@ -42,6 +42,6 @@ def _in_use(table: Table) -> Select[Any]:
 
 _ON_DISK = text(
     "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::int8 FROM pg_class "
-    "WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
+    "WHERE relkind = 'r' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 )
 _VACUUM = text("VACUUM (ANALYZE, SKIP_LOCKED) spans, rewards, attempts, rollouts")

@@ -48,13 +48,13 @@ def migration_due(connection: Connection, where: str) -> bool:
         if strangers:
             raise SchemaVersionError(
                 f"store {where}: this database is not Coterie's; it holds the tables {', '.join(strangers[:5])}"
-                f"{', …' if len(strangers) > 5 else ''}. Choose another path. Nothing was changed."
+                f"{', …' if len(strangers) > 5 else ''}. {_ELSEWHERE[connection.dialect.name]} Nothing was changed."
             )
     elif version not in REVISIONS:
         raise SchemaVersionError(
             f"store {where}: its tables are of version {version!r}; this Coterie ({_own_version()}) supports "
             f"{REVISIONS[0]!r} to {HEAD!r}. It was written by a newer Coterie: upgrade with "
-            "`pip install -U coterie`, or choose another path. Nothing was changed."
+            f"`pip install -U coterie`. {_ELSEWHERE[connection.dialect.name]} Nothing was changed."
         )
     return True
 
@@ -78,6 +78,12 @@ def migrate(connection: Connection, target: str = HEAD) -> None:
     with EnvironmentContext(config, script, fn=plan, destination_rev=target) as environment:
         environment.configure(connection=connection, transactional_ddl=False)
         environment.run_migrations()
+
+
+_ELSEWHERE = {
+    "postgresql": "Or choose another database, or a schema of its own, with ?schema=coterie in the address.",
+    "sqlite": "Or choose another path.",
+}
 
 
 def _position(version: str | None) -> int:
