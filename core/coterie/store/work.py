@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, literal_column, select, update
 
 from coterie.errors import LeaseLostError, NotFoundError, StoreError
 from coterie.store import records
@@ -545,6 +545,11 @@ def checked_end(state: AttemptState) -> AttemptState:
     return state
 
 
+def _not_held(key: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition that a row fulfils these and that no other transaction holds it."""
+    return key.in_(select(key).where(*conditions).with_for_update(key_share=True, skip_locked=True))
+
+
 # Built once: building a statement costs more than running it.
 _OF_ATTEMPT = ATTEMPTS.c.id == bindparam("attempt_id")
 _OF_ROLLOUT = ROLLOUTS.c.id == bindparam("rollout_id")
@@ -621,18 +626,12 @@ _NEXT_TIMES = select(
 )
 _QUEUE_AVAILABLE = (
     update(ROLLOUTS)
-    .where(
-        ROLLOUTS.c.seq.in_(
-            select(ROLLOUTS.c.seq)
-            .where(_IS_DELAYED, ROLLOUTS.c.available_ns <= bindparam("now"))
-            .with_for_update(key_share=True, skip_locked=True)
-        )
-    )
+    .where(_not_held(ROLLOUTS.c.seq, _IS_DELAYED, ROLLOUTS.c.available_ns <= bindparam("now")))
     .values(state=RolloutState.QUEUED.value)
 )
 _COUNT_LEASES_ANEW = (
     update(ATTEMPTS)
-    .where(_IS_RUNNING, ATTEMPTS.c.renewed_ns > bindparam("now"))
+    .where(_not_held(ATTEMPTS.c.id, _IS_RUNNING, ATTEMPTS.c.renewed_ns > bindparam("now")))
     .values(
         lease_expires_ns=ATTEMPTS.c.lease_expires_ns - ATTEMPTS.c.renewed_ns + bindparam("now"),
         renewed_ns=bindparam("now"),
@@ -640,7 +639,11 @@ _COUNT_LEASES_ANEW = (
 )
 _PUT_OFF_AGAIN = (
     update(ROLLOUTS)
-    .where(ROLLOUTS.c.state == RolloutState.QUEUED.value, ROLLOUTS.c.available_ns > bindparam("now"))
+    .where(
+        _not_held(
+            ROLLOUTS.c.seq, ROLLOUTS.c.state == RolloutState.QUEUED.value, ROLLOUTS.c.available_ns > bindparam("now")
+        )
+    )
     .values(state=DELAYED)
 )
 _PUT_OFF_IN_THE_FUTURE = (
@@ -649,8 +652,9 @@ _PUT_OFF_IN_THE_FUTURE = (
         _IS_DELAYED,
         select(ATTEMPTS.c.id)
         .where(
+            # Only a failed one has a cause. By its state SQLite would go through the failed attempts of all rollouts.
             ATTEMPTS.c.rollout_id == ROLLOUTS.c.id,
-            ATTEMPTS.c.state == AttemptState.FAILED.value,
+            ATTEMPTS.c.cause.is_not(None),
             ATTEMPTS.c.ended_ns > bindparam("now"),
         )
         .exists(),
