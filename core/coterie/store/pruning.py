@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, Select, Table, func, select, tuple_
 
 from coterie.store import traces, work
+from coterie.store.statements import one_of, rows_in
 from coterie.store.tables import ATTEMPTS, REWARDS, ROLLOUTS, SPANS
 from coterie.store.writer import Transaction
 
@@ -74,6 +75,7 @@ def sweep_on(transaction: Transaction, before: Sweep) -> Sweep:
 def _choose(connection: Connection, sweep: Sweep, rollouts: Sequence[Any]) -> tuple[list[str], list[int]]:
     """What goes next, in the order of its end."""
     waiting = deque(rollouts)
+    spans_of, size_of = _sizes(connection, rollouts)
     rollout_ids: list[str] = []
     seqs: list[int] = []
     spans = 0
@@ -86,9 +88,8 @@ def _choose(connection: Connection, sweep: Sweep, rollouts: Sequence[Any]) -> tu
         elif waiting[0].finished_ns < sweep.looked_until:
             rollout = waiting.popleft()
             rollout_ids.append(rollout.id)
-            count, size = _size_of(connection, rollout.id)
-            spans += count
-            sweep.left -= size
+            spans += spans_of[rollout.id]
+            sweep.left -= size_of[rollout.id]
         else:
             break
     return rollout_ids, seqs
@@ -120,16 +121,28 @@ def _look_on(connection: Connection, sweep: Sweep, until: int) -> None:
         sweep.last_looked = (spans[-1].start_ns, spans[-1].seq)
 
 
-def _size_of(connection: Connection, rollout_id: str) -> tuple[int, int]:
-    """The number of spans of a rollout, and about how many bytes it takes with all that belongs to it."""
-    spans, texts = connection.execute(
-        select(func.count(), func.sum(_SPAN_BYTES)).where(SPANS.c.rollout_id == rollout_id)
-    ).one()
-    rows = sum(
-        connection.execute(select(func.count()).where(table.c.rollout_id == rollout_id)).scalar_one()
-        for table in (ATTEMPTS, REWARDS)
+def _sizes(connection: Connection, rollouts: Sequence[Any]) -> tuple[Counter[str], Counter[str]]:
+    """The number of spans of each rollout, and about how many bytes it takes with all that belongs to it."""
+    spans: Counter[str] = Counter()
+    sizes = Counter({rollout.id: BYTES_OF_A_ROW for rollout in rollouts})
+    for row in rows_in(connection, _SPANS_OF_ROLLOUTS, sizes):
+        spans[row.rollout_id] = row.count
+        sizes[row.rollout_id] += int(row.size)
+    for statement in (_ATTEMPTS_OF_ROLLOUTS, _REWARDS_OF_ROLLOUTS):
+        for row in rows_in(connection, statement, list(sizes)):
+            sizes[row.rollout_id] += row.count * BYTES_OF_A_ROW
+    return spans, sizes
+
+
+def _of_rollouts(table: Table, *figures: Any) -> Select[Any]:
+    return (
+        select(table.c.rollout_id, func.count().label("count"), *figures)
+        .where(one_of(table.c.rollout_id))
+        .group_by(table.c.rollout_id)
     )
-    return spans, int(texts or 0) + (rows + 1) * BYTES_OF_A_ROW
 
 
 _SPAN_BYTES = func.length(SPANS.c.attributes) + func.length(SPANS.c.events) + BYTES_OF_A_ROW
+_SPANS_OF_ROLLOUTS = _of_rollouts(SPANS, func.sum(_SPAN_BYTES).label("size"))
+_ATTEMPTS_OF_ROLLOUTS = _of_rollouts(ATTEMPTS)
+_REWARDS_OF_ROLLOUTS = _of_rollouts(REWARDS)
