@@ -126,17 +126,17 @@ def _sizes(connection: Connection, rollouts: Sequence[Any]) -> tuple[Counter[str
     spans: Counter[str] = Counter()
     sizes = Counter({rollout.id: BYTES_OF_A_ROW for rollout in rollouts})
     for row in rows_in(connection, _SPANS_OF_ROLLOUTS, sizes):
-        spans[row.rollout_id] = row.count
+        spans[row.rollout_id] = row.number
         sizes[row.rollout_id] += int(row.size)
     for statement in (_ATTEMPTS_OF_ROLLOUTS, _REWARDS_OF_ROLLOUTS):
         for row in rows_in(connection, statement, list(sizes)):
-            sizes[row.rollout_id] += row.count * BYTES_OF_A_ROW
+            sizes[row.rollout_id] += row.number * BYTES_OF_A_ROW
     return spans, sizes
 
 
 def _of_rollouts(table: Table, *figures: Any) -> Select[Any]:
     return (
-        select(table.c.rollout_id, func.count().label("count"), *figures)
+        select(table.c.rollout_id, func.count().label("number"), *figures)
         .where(one_of(table.c.rollout_id))
         .group_by(table.c.rollout_id)
     )
