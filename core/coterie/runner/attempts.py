@@ -102,7 +102,7 @@ class Attempts:
         self.patience_seconds = patience_seconds
         self.reach = Reach()
         self.room = asyncio.Event()
-        """Set whenever an attempt has ended, or waiting spans were written."""
+        """Set whenever an attempt ends or its end is written, and when waiting spans were written."""
         self._on_end = on_end
         self._pins = Pins(store)
         self._backlog = Backlog(memory_bytes=memory_bytes)
@@ -114,6 +114,11 @@ class Attempts:
 
     def __len__(self) -> int:
         return len(self._running)
+
+    @property
+    def playing(self) -> int:
+        """How many run still; of the others the end is being written."""
+        return sum(not running.ending for running in self._running.values())
 
     @property
     def statistics(self) -> RunnerStatistics:
@@ -200,6 +205,7 @@ class Attempts:
             outcome = await self._outcome(running)
             warnings = self._warnings(running, outcome)
             running.ending = True
+            self.room.set()
             outcome, written = await self._finish(running, outcome, warnings)
             self._tell_end(Ended(lease, outcome, time.monotonic() - running.began, written))
         except Exception:  # noqa: BLE001 - whatever was not foreseen must not end silently

@@ -186,15 +186,14 @@ class Runner:
         attempts = self._attempts
         pauses, request_id, again = Pauses(attempts.reach), new_id("le"), False
         while True:
-            # No more than can be played at once, and none while the store takes less than is recorded.
-            while len(attempts) >= self.concurrency or attempts.behind:
+            while (free := self._free) < 1:
                 attempts.room.clear()
                 await attempts.room.wait()
             quiet = not len(attempts)
             try:
                 leases = await self.store.lease(
                     self.worker,
-                    limit=self.concurrency - len(attempts),
+                    limit=free,
                     lease_seconds=self.lease_seconds,
                     wait_seconds=LEASE_WAIT_SECONDS if self.idle_seconds is None else self.idle_seconds,
                     run_id=self.run_id,
@@ -220,6 +219,15 @@ class Runner:
                 # Whatever ends may put its rollout back into the queue.
                 attempts.room.clear()
                 await attempts.room.wait()
+
+    @property
+    def _free(self) -> int:
+        """How many more attempts may begin: no more than can be played at once, and none while the store takes less than
+        is recorded, or while it does not take the ends of those before.
+        """
+        if self._attempts.behind or len(self._attempts) >= 2 * self.concurrency:
+            return 0
+        return self.concurrency - self._attempts.playing
 
     async def _stop_leasing(self) -> None:
         if self._leasing is not None:
