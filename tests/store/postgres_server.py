@@ -154,7 +154,7 @@ class Databases:
     def give_back(self, name: str) -> None:
         from coterie.store.tables import METADATA
 
-        shared_server().run(f"TRUNCATE {', '.join(METADATA.tables)} RESTART IDENTITY", database=name)
+        shared_server().run(f"TRUNCATE {', '.join(METADATA.tables)} RESTART IDENTITY CASCADE", database=name)
         self._free.append(name)
 
 

@@ -7,19 +7,21 @@ made, how others learn of a change, and what a fault of the database means is th
 # ruff: noqa: D102 - the methods are documented where they are promised, in base.py
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select, update
 
 from coterie.errors import ConfigError, LeaseLostError, StoreError
-from coterie.store import loading, pruning, records, resources, runs, text_search, traces, work
+from coterie.store import loading, pruning, records, resources, runs, text_index, text_search, traces, work
 from coterie.store.base import Page, Store
 from coterie.store.filters import SpanFilter
 from coterie.store.retention import Pruned, Retention
@@ -60,6 +62,9 @@ class SqlStore(Store):
     """The present time in nanoseconds, by which leases run out."""
     _latest_ns: float = math.inf
     """What the clock showed last. Before it was looked at nobody knows whether it went back since another's last look."""
+
+    _indexing: asyncio.Task[None] | None = None
+    """Brings the index of words up to date, since somebody searched."""
 
     @abstractmethod
     async def _read(self, read: Callable[[Connection], Result]) -> Result:
@@ -285,11 +290,14 @@ class SqlStore(Store):
     async def search_spans(
         self, where: SpanFilter, *, newest_first: bool = False, after: str | None = None, limit: int = 100
     ) -> Page[Span]:
-        return await self._read(
+        page = await self._read(
             lambda connection: text_search.search_spans(
                 connection, where, newest_first=newest_first, after=after, limit=limit
             )
         )
+        if text_search.uses_index(where) and (self._indexing is None or self._indexing.done()):
+            self._indexing = asyncio.create_task(self._index_texts())
+        return page
 
     async def delete_traces(self, trace_ids: Sequence[str]) -> None:
         await self._write(lambda transaction: traces.delete_traces(transaction, trace_ids))
@@ -380,6 +388,18 @@ class SqlStore(Store):
         return await self._read(self._count)
 
     # Machinery
+
+    async def _index_texts(self) -> None:
+        """Bring the index of words up to date, a little at a time, and most of the time let others do their work."""
+        # The store was closed, or its database is away: the next search goes on.
+        with suppress(StoreError):
+            if not await self._read(text_index.behind):
+                return
+            more = True
+            while more:
+                start = time.monotonic()
+                more = await self._write(lambda transaction: text_index.index_on(transaction, text_search.words_in))
+                await asyncio.sleep(2 * (time.monotonic() - start))
 
     async def _lease_now(
         self, worker: str, limit: int, lease_ns: int, run_id: str | None, request_id: str | None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, select
 
 from coterie import conventions
 from coterie.errors import StoreError
-from coterie.store import records
+from coterie.store import records, text_index
 from coterie.store.base import Page
 from coterie.store.filters import SpanFilter
 from coterie.store.tables import ROLLOUTS, SPANS
@@ -39,13 +39,24 @@ def search_spans(
     words = words_of(where.text or "")
     fitting = (
         row
-        for row in _rows(connection, _conditions(where), newest_first, _place(after))
-        if not words or words <= words_of(said_in(records.span_of(row)))
+        for row in _candidates(connection, where, words, newest_first, _place(after), limit)
+        if not words or words <= words_in(row)
     )
     rows = list(islice(fitting, limit + 1))
     more = len(rows) > limit
     rows = rows[:limit]
     return Page(tuple(records.span_of(row) for row in rows), str(rows[-1].seq) if more else None)
+
+
+def uses_index(where: SpanFilter) -> bool:
+    """True for a search by words in more than the few spans of a rollout or a trace."""
+    few = where.rollout_id is not None or where.attempt_id is not None or where.trace_id is not None
+    return not few and bool(words_of(where.text or ""))
+
+
+def words_in(row: Row[Any]) -> set[str]:
+    """The words that a span's row can be found by."""
+    return words_of(said_in(records.span_of(row)))
 
 
 def words_of(text: str) -> set[str]:
@@ -97,19 +108,41 @@ def _conditions(where: SpanFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _rows(
-    connection: Connection, conditions: list[ColumnElement[bool]], newest_first: bool, after: int | None
+def _candidates(
+    connection: Connection, where: SpanFilter, words: set[str], newest_first: bool, after: int | None, limit: int
 ) -> Iterator[Row[Any]]:
-    key = SPANS.c.seq
+    """The spans among which those that fit are, in order."""
+    statement = select(SPANS).where(*_conditions(where))
+    until = text_index.indexed_until(connection) if uses_index(where) else None
+    if until is None:
+        return _rows(connection, statement, SPANS.c.seq, newest_first, after, limit)
+    indexed, key = text_index.may_hold(connection, statement, words)
+    parts = [(indexed.where(key <= until), key), (statement.where(SPANS.c.seq > until), SPANS.c.seq)]
+    return chain.from_iterable(
+        _rows(connection, part, key, newest_first, after, limit)
+        for part, key in (reversed(parts) if newest_first else parts)
+    )
+
+
+def _rows(
+    connection: Connection,
+    statement: Select[Any],
+    key: ColumnElement[int],
+    newest_first: bool,
+    after: int | None,
+    limit: int,
+) -> Iterator[Row[Any]]:
+    """The rows of a statement on spans, some at a time, in the order of ``key``, which is their number."""
+    at_once = min(limit + 1, ROWS_AT_ONCE)
     while True:
         more = [] if after is None else [key < after if newest_first else key > after]
         order = key.desc() if newest_first else key.asc()
-        statement = select(SPANS).where(*conditions, *more).order_by(order).limit(ROWS_AT_ONCE)
-        rows = connection.execute(statement).all()
+        rows = connection.execute(statement.where(*more).order_by(order).limit(at_once)).all()
         yield from rows
-        if len(rows) < ROWS_AT_ONCE:
+        if len(rows) < at_once:
             return
         after = rows[-1].seq
+        at_once = ROWS_AT_ONCE
 
 
 def _place(after: str | None) -> int | None:

@@ -39,6 +39,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them again. What was put off becomes available at once; retry policies are forgotten."""
+    _drop_text_index()
     op.execute("UPDATE rollouts SET state = 'queued' WHERE state = 'delayed'")
     op.drop_index("ix_spans_start", "spans")
     for name in reversed(SPAN_COLUMNS):
@@ -49,6 +50,14 @@ def downgrade() -> None:
         op.drop_index(name, "rollouts")
     op.drop_column("rollouts", "available_ns")
     op.drop_column("rollouts", "retry")
+
+
+def _drop_text_index() -> None:
+    """The index of words comes into being at the first search, and holds no record of its own."""
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TRIGGER IF EXISTS span_removed")
+    for name in ("span_words", "text_index"):
+        op.execute(f"DROP TABLE IF EXISTS {name}")
 
 
 SPAN_COLUMNS = {"role": "coterie.role", "agent_path": "coterie.agent.path", "operation": "gen_ai.operation.name"}
