@@ -1,158 +1,244 @@
-"""How fast the store takes spans and gives out work, on a file with every write acknowledged on disk.
+"""How fast the store takes spans, gives out work and answers, with every write acknowledged on disk, beside the peer.
 
-python benchmarks/store.py [--folder DIR] [--spans N] [--rollouts N] [--json FILE]
+python benchmarks/store.py [--stores sqlite,postgresql,http] [--suites …] [--rounds N] [--peer PYTHON] [--json FILE]
+
+The peer is agentlightning 0.3.0 with its in-memory store (beside SQLite and PostgreSQL, which keep what they acknowledge)
+and with its HTTP server (beside ours). Its pins contradict ours, so it has an environment of its own: ``--peer`` names its
+Python; by default one is made from ``requirements/bench-store-peer.txt``. ``--peer none`` leaves it out.
+
+Every suite runs in a new process for each store; the stores take turns, ``--rounds`` times. A figure is the median of
+its rounds. What the disk allows is measured in the same run: no store that waits for it can do more.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import platform
-import random
 import sqlite3
-import string
+import statistics
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import coterie
-from coterie.store.base import Store
-from coterie.vocabulary import AttemptState, Reward, Rollout, Span, Task
+from stores import disk
 
-WRITERS = 16
-BATCH = 100
-SPANS_PER_ROLLOUT = 10
+ROOT = Path(__file__).parents[1]
+STORES = ("sqlite", "postgresql", "http")
+SUITES = ("ingest", "lifecycle", "query", "memory")
+PEER_OF = {"sqlite": "inmemory", "postgresql": "inmemory", "http": "http"}
+SECONDS_A_SUITE = 3600
 
-
-def make_spans(count: int, seed: int = 0) -> list[Span]:
-    """Spans as an LLM call leaves them: about 2.8 kB of JSON with 192 token ids."""
-    draw = random.Random(seed)
-    letters = "".join(draw.choices(string.ascii_lowercase + "    ", k=20_000))
-
-    def text(length: int) -> str:
-        start = draw.randrange(len(letters) - length)
-        return letters[start : start + length]
-
-    return [
-        Span(
-            trace_id=f"{draw.getrandbits(128):032x}",
-            span_id=f"{draw.getrandbits(64):016x}",
-            name="chat",
-            start_ns=1_700_000_000_000_000_000 + number,
-            end_ns=1_700_000_000_500_000_000 + number,
-            rollout_id=f"ro-{number // SPANS_PER_ROLLOUT}",
-            attempt_id=f"at-{number // SPANS_PER_ROLLOUT}",
-            attributes={
-                "gen_ai.operation.name": "chat",
-                "gen_ai.request.model": "qwen2.5-7b",
-                "gen_ai.response.id": f"chatcmpl-{number}",
-                "gen_ai.input.messages": text(700),
-                "gen_ai.output.messages": text(350),
-                "coterie.tokens.prompt": [draw.randrange(150_000) for _ in range(128)],
-                "coterie.tokens.response": [draw.randrange(150_000) for _ in range(64)],
-            },
-        )
-        for number in range(count)
-    ]
+Found = dict[str, dict[str, dict[str, float]]]
+"""Store to what was measured to its figures."""
 
 
-async def per_second(count: int, work: Callable[[], Awaitable[None]]) -> float:
-    """Items a second."""
-    start = time.perf_counter()
-    await work()
-    return round(count / (time.perf_counter() - start), 1)
+@dataclass(frozen=True)
+class Target:
+    """What a store must reach: so many times the peer's figure, or a limit."""
+
+    store: str
+    what: str
+    times: float | None = None
+    """Times the peer's figure of the same name, or of ``peer_what``."""
+    peer: str | None = None
+    """The peer's store, if not the one beside which it runs."""
+    peer_what: str | None = None
+    figure: str = "per_s"
+    at_most: float | None = None
 
 
-async def spans_one_by_one(store: Store, spans: Sequence[Span]) -> float:
-    """Sixteen writers, one span a call."""
-    left = iter(spans)
-
-    async def writer() -> None:
-        for span in left:
-            await store.add_spans([span])
-
-    async def all_writers() -> None:
-        await asyncio.gather(*(writer() for _ in range(WRITERS)))
-
-    return await per_second(len(spans), all_writers)
-
-
-async def spans_in_batches(store: Store, spans: Sequence[Span]) -> float:
-    """One writer, a hundred spans a call."""
-
-    async def writer() -> None:
-        for start in range(0, len(spans), BATCH):
-            await store.add_spans(spans[start : start + BATCH])
-
-    return await per_second(len(spans), writer)
-
-
-async def spans_read(store: Store, count: int) -> float:
-    """All spans of one attempt a call."""
-
-    async def reader() -> None:
-        for number in range(count // SPANS_PER_ROLLOUT):
-            await store.get_spans([f"at-{number}"])
-
-    return await per_second(count, reader)
-
-
-async def cycles(store: Store, count: int) -> float:
-    """Sixteen workers: lease one rollout, finish it with a reward."""
-    await store.add_tasks([Task("t", {"question": "?"})])
-    await store.enqueue([Rollout("t") for _ in range(count)])
-
-    async def worker(name: str) -> None:
-        while leases := await store.lease(name):
-            (lease,) = leases
-            reward = Reward(lease.rollout.id, lease.attempt.id, 1.0)
-            await store.finish(lease.attempt.id, AttemptState.SUCCEEDED, rewards=[reward])
-
-    async def all_workers() -> None:
-        await asyncio.gather(*(worker(f"w{number}") for number in range(WRITERS)))
-
-    return await per_second(count, all_workers)
-
-
-async def measure(folder: Path, span_count: int, rollout_count: int) -> dict[str, float]:
-    """All figures, each on a store of its own."""
-    spans = make_spans(span_count)
-    figures: dict[str, float] = {}
-    async with coterie.connect(folder / "one.db") as store:
-        figures["spans_per_s_16_writers_1_a_call"] = await spans_one_by_one(store, spans)
-    async with coterie.connect(folder / "many.db") as store:
-        figures["spans_per_s_1_writer_100_a_call"] = await spans_in_batches(store, spans)
-        figures["spans_per_s_read_10_a_call"] = await spans_read(store, span_count)
-        figures["bytes_on_disk_per_span"] = round((await store.statistics())["bytes"] / span_count)
-    async with coterie.connect(folder / "work.db") as store:
-        figures["lease_finish_cycles_per_s_16_workers"] = await cycles(store, rollout_count)
-    return figures
+CYCLE = "full cycle, 10 x add_span"
+TARGETS = (
+    Target("sqlite", "add_span 16 concurrent", 3),
+    Target("sqlite", "add_many 100", 5),
+    Target("sqlite", "enqueue serial", 1),
+    Target("sqlite", "lease serial", 1),
+    Target("sqlite", "finish serial", 1),
+    Target("sqlite", "enqueue 16 concurrent", 1),
+    Target("sqlite", "lease 16 concurrent", 1),
+    Target("sqlite", "finish 16 concurrent", 1),
+    Target("sqlite", CYCLE, 5),
+    Target("sqlite", "full cycle, finish(spans of 10)", 5, peer_what=CYCLE),
+    Target("http", "add_many 100", 30),
+    Target("http", "otlp 100", 8),
+    Target("http", "enqueue serial", 3),
+    Target("http", "lease serial", 3),
+    Target("http", "finish serial", 3),
+    Target("http", CYCLE, 15),
+    Target("http", "full cycle, finish(spans of 10)", 15, peer_what=CYCLE),
+    *(Target(store, "spans of a rollout @100k", figure="p50_ms", at_most=2) for store in STORES),
+    *(Target(store, "spans of a rollout @3000k", figure="p50_ms", at_most=5) for store in STORES),
+    Target("http", "long rollout, all", figure="p50_ms", at_most=300),
+    Target("http", "long rollout, 20", figure="p50_ms", at_most=3),
+)
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stores", default="sqlite,postgresql,http")
+    parser.add_argument("--suites", default="ingest,lifecycle,query,memory")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer", metavar="PYTHON", help="Python of an environment with the peer, or none")
     parser.add_argument("--folder", type=Path, help="where the files lie while measuring; a temporary one by default")
-    parser.add_argument("--spans", type=int, default=20_000)
-    parser.add_argument("--rollouts", type=int, default=2_000)
+    parser.add_argument("--spans", type=int, default=5000, help="spans of each figure of the suite ingest")
+    parser.add_argument("--rollouts", type=int, default=2000)
+    parser.add_argument("--query-at", type=numbers, default=[10_000, 100_000], help="spans in the store")
+    parser.add_argument("--queries", type=int, default=400)
+    parser.add_argument("--long-rollout", type=int, default=10_000)
+    parser.add_argument("--memory-spans", type=int, default=50_000)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        figures = asyncio.run(measure(Path(folder), arguments.spans, arguments.rollouts))
-    for name, figure in figures.items():
-        print(f"{name:42s} {figure:>12,.1f}")
+    sizes = {
+        name: getattr(arguments, name)
+        for name in ("spans", "rollouts", "query_at", "queries", "long_rollout", "memory_spans")
+    }
+    python = peer_python(arguments.peer)
+    ours = chosen(arguments.stores, STORES)
+    backends = [f"coterie:{kind}" for kind in ours]
+    if python is not None:
+        backends += [f"peer:{kind}" for kind in sorted({PEER_OF[kind] for kind in ours}, reverse=True)]
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        found, raw = measured(backends, chosen(arguments.suites, SUITES), arguments.rounds, sizes, python, Path(name))
+    print_all(found, raw)
     if arguments.json:
-        machine = {
-            "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
-            "cpus": os.cpu_count(),
-            "spans": arguments.spans,
-            "rollouts": arguments.rollouts,
+        facts = {"rounds": arguments.rounds, "sizes": sizes, "machine": machine()}
+        arguments.json.write_text(json.dumps({"figures": found, "disk": raw, **facts}, indent=1) + "\n")
+
+
+def measured(
+    backends: Sequence[str], suites: Sequence[str], rounds: int, sizes: dict[str, Any], peer: str | None, folder: Path
+) -> tuple[Found, dict[str, float]]:
+    """The medians of all rounds, and of what the disk did in between."""
+    all_figures: dict[str, dict[str, dict[str, list[float]]]] = {backend: {} for backend in backends}
+    disk_figures: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for suite in suites:
+            for what, rate in disk.raw(folder).items():
+                disk_figures.setdefault(what, []).append(rate)
+            for backend in backends:
+                python = sys.executable if backend.startswith("coterie") else str(peer)
+                for what, figures in run(python, backend, suite, sizes, folder / f"{number}").items():
+                    of_what = all_figures[backend].setdefault(what, {})
+                    for figure, value in figures.items():
+                        of_what.setdefault(figure, []).append(value)
+    found = {
+        backend: {
+            what: {figure: statistics.median(values) for figure, values in figures.items()}
+            for what, figures in of_backend.items()
         }
-        arguments.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+        for backend, of_backend in all_figures.items()
+    }
+    return found, {what: statistics.median(rates) for what, rates in disk_figures.items()}
+
+
+def run(python: str, backend: str, suite: str, sizes: dict[str, Any], folder: Path) -> dict[str, dict[str, float]]:
+    """One suite on one store in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix=folder.name, dir=folder.parent) as own:
+        command = [python, "-m", "stores.worker", backend, suite, json.dumps(sizes), own]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, check=True, env=environment, timeout=SECONDS_A_SUITE, text=True
+        )
+    result: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def print_all(found: Found, raw: dict[str, float]) -> None:
+    """Every figure, and each target with what was reached."""
+    print("\nThe disk alone, transactions a second, each waited for:")
+    for what, rate in raw.items():
+        print(f"  {what:48s} {rate:>10,.0f}")
+    for backend, all_figures in found.items():
+        print(f"\n{backend}")
+        for what, figures in all_figures.items():
+            print(f"  {what:48s} " + "  ".join(f"{name} {value:,.6g}" for name, value in figures.items()))
+    print("\nTargets")
+    for line in judged(found):
+        print(f"  {line}")
+
+
+def judged(found: Found) -> Iterator[str]:
+    """A line for each target of which there are figures."""
+    for target in TARGETS:
+        figures = found.get(f"coterie:{target.store}", {}).get(target.what)
+        if figures is None:
+            continue
+        ours = figures[target.figure]
+        if target.at_most is not None:
+            reached, aim = f"{ours:,.2f} ms", f"at most {target.at_most:g} ms"
+            met = ours <= target.at_most
+        else:
+            assert target.times is not None
+            what = target.peer_what or target.what
+            peer = found.get(f"peer:{target.peer or PEER_OF[target.store]}", {}).get(what, {}).get(target.figure)
+            if peer is None:
+                continue
+            reached, aim = f"{ours:,.0f}/s = {ours / peer:.1f} x {peer:,.0f}/s", f"at least {target.times:g} x"
+            met = ours >= target.times * peer
+        yield f"{target.store:11s} {target.what:45s} {reached:34s} {aim:18s} {'met' if met else 'MISSED'}"
+    for store in STORES:
+        of_store = found.get(f"coterie:{store}", {})
+        sizes = [what for what in of_store if what.startswith("spans of a rollout @")]
+        for what in sizes:
+            p50, p99 = of_store[what]["p50_ms"], of_store[what]["p99_ms"]
+            yield f"{store:11s} {what + ', p99 / p50':45s} {p99 / p50:<34.1f} at most 5           {told(p99 <= 5 * p50)}"
+        if len(sizes) > 1:
+            growth = of_store[sizes[-1]]["p50_ms"] / of_store[sizes[-2]]["p50_ms"]
+            what = f"growth from {sizes[-2].partition('@')[2]} to {sizes[-1].partition('@')[2]}"
+            yield f"{store:11s} {what:45s} {growth:<34.2f} below 2            {told(growth < 2)}"
+        for what, figures in of_store.items():
+            if "bytes_per_span" in figures:
+                value = figures["bytes_per_span"]
+                yield f"{store:11s} {what:45s} {value:<34.1f} below 100          {told(value < 100)}"
+
+
+def told(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+def peer_python(given: str | None) -> str | None:
+    """The Python of the peer's environment, which is made if need be."""
+    if given == "none":
+        return None
+    if given is not None:
+        return given
+    home = ROOT / ".nox" / "bench-store-peer"
+    pins = ROOT / "requirements" / "bench-store-peer.txt"
+    mark = home / "pins.txt"
+    if not mark.exists() or mark.read_text() != pins.read_text():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        subprocess.run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(pins)], check=True)
+        mark.write_text(pins.read_text())
+    return str(home / "bin" / "python")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg(),
+    }
+
+
+def chosen(given: str, allowed: Sequence[str]) -> list[str]:
+    names = [name for name in given.split(",") if name]
+    unknown = sorted(set(names) - set(allowed))
+    if unknown:
+        sys.exit(f"unknown: {', '.join(unknown)}; there are {', '.join(allowed)}")
+    return names
+
+
+def numbers(given: str) -> list[int]:
+    return [int(number) for number in given.split(",") if number]
 
 
 if __name__ == "__main__":
