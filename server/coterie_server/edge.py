@@ -15,6 +15,7 @@ from coterie.errors import CoterieError
 from coterie.store import wire
 from coterie.vocabulary import new_id
 from coterie_server.drain import MESSAGE, Drain
+from coterie_server.gateway.errors import in_clients_form
 from coterie_server.parts import PARTS, Parts
 from coterie_server.rates import Rates
 from coterie_server.redaction import redacted
@@ -35,7 +36,7 @@ OPEN_TO_ALL = frozenset({"/health", "/ready", "/openapi.json", "/docs"})
 ROUTE = "coterie.route"
 """The key of the ASGI scope under which a request's route is told for the figures, since paths may hold ids."""
 ASKS_ITSELF = "/gateway/"
-"""Below it the gateway refuses unknown tokens itself, in the form that the client's SDK reads."""
+"""Below it the gateway refuses unknown tokens itself, and all errors have the form that the client's SDK reads."""
 
 
 class Edge:
@@ -153,18 +154,22 @@ async def _answer_error(error: Exception, scope: Scope, send: Send) -> None:
     """Answer with an error. A fault of ours is logged with a number that the client gets as well."""
     headers: list[tuple[bytes, bytes]] = []
     if isinstance(error, Refused):
-        status, body = error.status, error_body(error.kind, error.message)
+        status, kind, message = error.status, error.kind, error.message
         headers += error.headers
     elif isinstance(error, CoterieError):
         status = next((status for kind, status in wire.STATUS_OF.items() if isinstance(error, kind)), 400)
-        body = error_body(type(error).__name__, redacted(str(error)))
+        kind, message = type(error).__name__, redacted(str(error))
         if status == 503:
             headers.append((b"retry-after", b"1"))
     else:
         number = new_id("fault")
         logger.error("%s: %s %s", number, scope["method"], quote(scope["path"]), exc_info=error)
         status = 500
-        body = error_body("InternalError", f"A fault of the server; its log tells more under {number}.")
+        kind, message = "InternalError", f"A fault of the server; its log tells more under {number}."
+    if scope["path"].startswith(ASKS_ITSELF):
+        body = in_clients_form(scope["path"], status, message)
+    else:
+        body = error_body(kind, message)
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -16,18 +17,21 @@ from typing import Any, Self, TypeVar
 
 import uvicorn
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 import coterie
 from coterie import conventions as names
 from coterie.store.base import Store
 from coterie.testing import ScriptedModel
 from coterie.vocabulary import Endpoint, Mode, Resource, ResourceKind, Rollout, Span, Task
-from coterie_server.gateway import Gateway, gateway_settings
+from coterie_server.app import create_app
+from coterie_server.gateway import Gateway
+from coterie_server.parts import Parts
+from coterie_server.settings import Limits, Settings
+from coterie_server.tokens import Scope, Token, Tokens, digest_of
 
 TOKEN = "tok-agent-0123456789"
 TRAINER_TOKEN = "tok-trainer-0123456789"
+READER_TOKEN = "tok-reader-0123456789"
 Result = TypeVar("Result")
 
 
@@ -36,10 +40,10 @@ class RunningGateway:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
-        self.registry = CollectorRegistry()
-        self.settings = gateway_settings(
-            {"first_pause_seconds": 0.02, "health_seconds": 0.2, "spool": str(folder / "spool"), **(settings or {})}
-        )
+        self.registry: CollectorRegistry
+        own = {"first_pause_seconds": 0.02, "health_seconds": 0.2, "spool": str(folder / "spool"), **(settings or {})}
+        limits = Limits(body_bytes=1_000_000)
+        self.settings = Settings(gateway=own, drain_seconds=2, limits=limits)
         self.store: Store
         self.gateway: Gateway
         self.port = 0
@@ -127,23 +131,26 @@ class RunningGateway:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         async with coterie.connect(self.folder / "runs.db") as self.store:
-            self.gateway = Gateway(self.store, self.settings, allows=allows, registry=self.registry)
-            self.gateway.start()
-            app = Starlette(routes=[Mount("/gateway", app=self.gateway)])
-            config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
+            parts = Parts(self.store, self.settings, Tokens(write_tokens(self.folder / "tokens")))
+            self.registry = parts.metrics.registry
+            app = create_app(parts)
+            self.gateway = next(one for one in gc.get_referents(app._app.__dict__) if isinstance(one, Gateway))
+            config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2)
             self._server = uvicorn.Server(config)
-            self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-            serving = asyncio.create_task(self._server.serve())
-            while not self._server.started and not serving.done():
+            # Not in the main thread: signals are not its own.
+            serving = asyncio.create_task(self._server._serve())
+            while not self._server.started and not serving.done():  # noqa: ASYNC110 - uvicorn tells by no event
                 await asyncio.sleep(0.005)
             self.port = self._server.servers[0].sockets[0].getsockname()[1]
             await serving
-            await self.gateway.stop(2)
 
 
-def allows(token: str, scope: str) -> bool | None:
-    known = {TOKEN: {"agent"}, TRAINER_TOKEN: {"trainer"}}
-    return scope in known[token] if token in known else None
+def write_tokens(path: Path) -> Path:
+    """A file of tokens with those above."""
+    scopes = {TOKEN: Scope.AGENT, TRAINER_TOKEN: Scope.TRAINER, READER_TOKEN: Scope.READ}
+    known = [asdict(Token(scope, scope, (scope,), digest_of(token), 0)) for token, scope in scopes.items()]
+    path.write_text(json.dumps({"tokens": known}))
+    return path
 
 
 def headers_of(call: str, rollout: str, attempt: str, role: str) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,12 +113,12 @@ def test_the_openai_sdk_gets_its_answer_and_the_store_the_exact_tokens(
 async def test_the_asynchronous_client_may_make_many_calls_at_once(
     gateway: RunningGateway, model: ScriptedModel
 ) -> None:
-    import asyncio
-
     rollout, attempt = gateway.begin()
     url = gateway.attempt_url(rollout, attempt)
     async with openai.AsyncOpenAI(base_url=url, api_key=TOKEN, max_retries=0) as one:
-        tasks = [one.chat.completions.create(model="any", messages=[{"role": "user", "content": f"{n}"}]) for n in range(40)]
+        tasks = [
+            one.chat.completions.create(model="any", messages=[{"role": "user", "content": f"{n}"}]) for n in range(40)
+        ]
         answers = await asyncio.gather(*tasks)
     spans = await asyncio.to_thread(gateway.spans, 40, rollout=rollout)
     assert {answer.id for answer in answers} == {span.attributes[names.RESPONSE_ID] for span in spans}
@@ -130,8 +132,10 @@ def test_who_asks_for_token_ids_and_log_probs_gets_them(gateway: RunningGateway)
     answer = client(gateway.url).chat.completions.create(
         model="any", messages=QUESTION, logprobs=True, extra_body={"return_token_ids": True}
     )
-    assert answer.choices[0].logprobs and answer.choices[0].logprobs.content
-    assert answer.model_extra and answer.model_extra["prompt_token_ids"] == toy_tokens("<user>How many?\x03<assistant>")
+    assert answer.choices[0].logprobs
+    assert answer.choices[0].logprobs.content
+    assert answer.model_extra
+    assert answer.model_extra["prompt_token_ids"] == toy_tokens("<user>How many?\x03<assistant>")
 
 
 def test_an_answer_with_nothing_to_hide_goes_through_byte_for_byte(tmp_path: Path) -> None:
@@ -147,7 +151,10 @@ def test_an_answer_with_nothing_to_hide_goes_through_byte_for_byte(tmp_path: Pat
         httpx.Client(headers={"x-api-key": TOKEN}) as raw,
     ):
         gateway.publish(Endpoint(server.base_url, "hosted", "hosted", token_ids=False))
-        body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}
+        body = {
+            "model": "m",
+            "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        }
         more = {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}, "unknown": [1, None]}
         answer = raw.post(f"{gateway.url}/chat/completions", json={**body, **more})
         assert (answer.content, answer.headers["x-request-id"]) == (whole, "up-1")
@@ -185,7 +192,7 @@ def test_sglang_is_asked_in_its_own_way_and_its_ids_are_hidden(tmp_path: Path, s
     def answer(path: str, headers: dict[str, str], body: dict[str, Any]) -> RawAnswer:
         if body.get("return_token_ids"):
             return RawAnswer(b'{"error": {"message": "not for streamed chat"}}', 400)
-        assert body["return_input_ids_in_sglext"] and body["return_output_ids_in_sglext"] and body["logprobs"]
+        assert all(body[name] for name in ("return_input_ids_in_sglext", "return_output_ids_in_sglext", "logprobs"))
         choice = {"index": 0, "finish_reason": "stop", "logprobs": logprobs}
         if not stream:
             choice["message"] = {"role": "assistant", "content": "hi"}
@@ -205,7 +212,9 @@ def test_sglang_is_asked_in_its_own_way_and_its_ids_are_hidden(tmp_path: Path, s
             body = {"model": "m", "messages": QUESTION, "stream": stream}
             seen = raw.post(f"{gateway.attempt_url(rollout, attempt)}/chat/completions", json=body)
         assert seen.status_code == 200
-        assert "sglext" not in seen.text and "-0.5" not in seen.text and "hi" in seen.text
+        assert "sglext" not in seen.text
+        assert "-0.5" not in seen.text
+        assert "hi" in seen.text
         (span,) = gateway.spans(1)
         told = span.attributes
         assert (told[names.PROMPT_TOKENS], told[names.RESPONSE_TOKENS]) == ([5, 6, 7], [9, 8])
@@ -235,8 +244,6 @@ def test_a_call_of_no_rollout_is_production_and_belongs_to_the_clients_trace(gat
     async def of_trace(store: Any) -> list[Span]:
         return list((await store.list_spans(trace_id=trace)).items)
 
-    import time
-
     deadline = time.monotonic() + 10
     while not (spans := gateway.do(of_trace)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -264,7 +271,13 @@ def test_messages_for_a_server_that_has_them_go_through(tmp_path: Path, model: S
 
 def test_an_anthropic_upstream_gets_its_own_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPSTREAM_KEY", "sk-ant-upstream-secret")
-    body = {"id": "m", "type": "message", "role": "assistant", "model": "c", "content": [{"type": "text", "text": "hi"}]}
+    body = {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": "c",
+        "content": [{"type": "text", "text": "hi"}],
+    }
     body |= {"stop_reason": "end_turn", "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1}}
     settings = {"policies": {"hosted": {"messages": "anthropic"}}}
     answer = RawAnswer(json.dumps(body).encode())

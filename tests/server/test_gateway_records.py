@@ -73,7 +73,10 @@ def test_a_client_that_goes_away_before_its_answer_is_recorded(tmp_path: Path) -
 
 
 def test_who_stops_reading_after_the_last_word_has_the_whole_answer(tmp_path: Path) -> None:
-    with ScriptedModel(lambda body: Reply("hi", chunk_delay_seconds=0.05)) as model, RunningGateway(tmp_path) as gateway:
+    with (
+        ScriptedModel(lambda body: Reply("hi", chunk_delay_seconds=0.05)) as model,
+        RunningGateway(tmp_path) as gateway,
+    ):
         gateway.publish(model)
         stream = client(gateway.url).chat.completions.create(model="any", messages=QUESTION, stream=True)
         for chunk in stream:
@@ -89,20 +92,23 @@ def test_a_server_that_breaks_off_a_stream_is_seen_by_the_client_and_recorded(tm
     cut = Reply("one two three four five six", fault=Fault.CUT)
     with ScriptedModel(lambda body: cut) as model, RunningGateway(tmp_path) as gateway:
         gateway.publish(model)
-        heard: list[str] = []
+        heard: list[Any] = []
+        stream = client(gateway.url).chat.completions.create(model="any", messages=QUESTION, stream=True)
         with pytest.raises(openai.APIError, match="broke off"):
-            for chunk in client(gateway.url).chat.completions.create(model="any", messages=QUESTION, stream=True):
-                heard += [choice.delta.content or "" for choice in chunk.choices]
+            heard.extend(stream)
         (span,) = gateway.spans(1)
         assert span.attributes[names.ERROR_TYPE] == "ClientPayloadError"
-        assert "".join(heard) == said(span) != ""
-        with pytest.raises(httpx.RemoteProtocolError), httpx.Client() as raw:
-            headers = {"authorization": f"Bearer {TOKEN}"}
-            raw.post(f"{gateway.url}/chat/completions", headers=headers, json={"messages": QUESTION, "stream": True})
+        assert "".join(choice.delta.content or "" for chunk in heard for choice in chunk.choices) == said(span) != ""
+        headers, body = {"authorization": f"Bearer {TOKEN}"}, {"messages": QUESTION, "stream": True}
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.post(f"{gateway.url}/chat/completions", headers=headers, json=body)
 
 
 def test_an_error_inside_a_stream_is_recorded_as_one(tmp_path: Path) -> None:
-    events = [b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n', b'data: {"error": {"message": "oom"}}\n\n']
+    events = [
+        b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n',
+        b'data: {"error": {"message": "oom"}}\n\n',
+    ]
     sent = RawAnswer(events, type="text/event-stream")
     with RawServer(lambda *asked: sent) as server, RunningGateway(tmp_path) as gateway:
         gateway.publish(Endpoint(server.base_url, "tiny", "team"))
@@ -123,31 +129,28 @@ def test_an_answer_that_is_no_json_goes_through_and_is_recorded_as_an_error(tmp_
 
 def test_a_gateway_that_stops_ends_calls_and_records_them(tmp_path: Path) -> None:
     forever = Reply(" ".join(["word"] * 400), chunk_delay_seconds=0.05)
-    with ScriptedModel(lambda body: forever) as model:
-        with RunningGateway(tmp_path) as gateway:
-            gateway.publish(model)
-            heard: list[Any] = []
+    with ScriptedModel(lambda body: forever) as model, RunningGateway(tmp_path) as gateway:
+        gateway.publish(model)
+        heard: list[Any] = []
 
-            def listen() -> None:
-                try:
-                    for chunk in client(gateway.url).chat.completions.create(
-                        model="any", messages=QUESTION, stream=True
-                    ):
-                        heard.append(chunk)
-                except Exception as error:
-                    heard.append(error)
+        def listen() -> None:
+            try:
+                one = client(gateway.url)
+                heard.extend(one.chat.completions.create(model="any", messages=QUESTION, stream=True))
+            except Exception as error:
+                heard.append(error)
 
-            thread = threading.Thread(target=listen)
-            thread.start()
-            while len(heard) < 3:
-                time.sleep(0.01)
-            asyncio.run_coroutine_threadsafe(gateway.gateway.stop(0.1), gateway._loop).result(timeout=10)
-            thread.join(timeout=10)
-            assert isinstance(heard[-1], openai.APIError)
-            (span,) = gateway.spans(1)
-            assert (span.attributes[names.ERROR_TYPE], said(span)[:9]) == ("GatewayStopped", "word word")
-            with pytest.raises(openai.InternalServerError, match="about to stop"):
-                client(gateway.url).chat.completions.create(model="any", messages=QUESTION)
+        thread = threading.Thread(target=listen)
+        thread.start()
+        while len(heard) < 3:
+            time.sleep(0.01)
+        asyncio.run_coroutine_threadsafe(gateway.gateway.stop(0.1), gateway._loop).result(timeout=10)
+        thread.join(timeout=10)
+        assert isinstance(heard[-1], openai.APIError)
+        (span,) = gateway.spans(1)
+        assert (span.attributes[names.ERROR_TYPE], said(span)[:9]) == ("GatewayStopped", "word word")
+        with pytest.raises(openai.InternalServerError, match="about to stop"):
+            client(gateway.url).chat.completions.create(model="any", messages=QUESTION)
 
 
 # When it is kept
@@ -163,8 +166,7 @@ def test_a_call_of_training_is_on_disk_when_its_answer_ends(tmp_path: Path, stre
         add_spans = gateway.store.add_spans
 
         async def slow(spans: Any) -> None:
-            while not held.is_set():
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(held.wait, 20)
             await add_spans(spans)
 
         writer._store = type("Slow", (), {"add_spans": staticmethod(slow)})()
@@ -195,55 +197,40 @@ def test_a_call_of_training_is_on_disk_when_its_answer_ends(tmp_path: Path, stre
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Any]:
-    """Start ``coterie serve`` in a process of its own."""
-    running: list[subprocess.Popen[str]] = []
+def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``coterie serve`` in a process of its own, and its address."""
+    command = [sys.executable, "-c", "from coterie.cli import main; main()", "serve", "--port", "0"]
+    command += ["--store", f"sqlite:///{tmp_path / 'runs.db'}", "--tokens", str(tmp_path / "tokens")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout is not None
+    yield process, process.stdout.readline().split("listens at ")[1].split(",")[0]
+    process.kill()
+    process.wait(10)
+    process.stdout.close()
+
+
+async def test_a_gateway_that_is_killed_loses_no_call_whose_answer_had_ended(
+    tmp_path: Path, served: tuple[subprocess.Popen[str], str]
+) -> None:
+    process, address = served
     token = TokenFile(tmp_path / "tokens").create([Scope.AGENT])[0]
-
-    def start() -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-c", "from coterie.cli import main; main()", "serve", "--port", "0"]
-        command += ["--store", f"sqlite:///{tmp_path / 'runs.db'}", "--tokens", str(tmp_path / "tokens")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-        running.append(process)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        return process, line.split("listens at ")[1].split(",")[0]
-
-    yield start, token
-    for process in running:
-        process.kill()
-        process.wait(10)
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-async def test_a_gateway_that_is_killed_loses_no_call_whose_answer_had_ended(tmp_path: Path, served: Any) -> None:
-    start, token = served
-    path = tmp_path / "runs.db"
     with ScriptedModel(lambda body: SLOW if body.get("stream") else "hi") as model:
-        async with coterie.connect(path) as store:
+        async with coterie.connect(tmp_path / "runs.db") as store:
             content = {"base_url": model.base_url, "model": "tiny", "policy": "team"}
             await store.publish(Resource("team", ResourceKind.ENDPOINT, content))
-        process, address = await asyncio.to_thread(start)
-        one = openai.AsyncOpenAI(base_url=f"{address}/gateway/v1", api_key=token, max_retries=0)
-        half = await one.chat.completions.create(model="any", messages=QUESTION, stream=True)
-        await anext(half)
-        answers = await asyncio.gather(
-            *(one.chat.completions.create(model="any", messages=QUESTION) for _ in range(20))
-        )
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
-        with pytest.raises(openai.APIConnectionError):
-            await one.chat.completions.create(model="any", messages=QUESTION)
-        await one.close()
-        await asyncio.to_thread(start)
-        async with coterie.connect(path) as store:
-            deadline = time.monotonic() + 10
-            while len(spans := (await store.list_spans()).items) < 20 and time.monotonic() < deadline:
-                await asyncio.sleep(0.05)
-        ids = [span.attributes.get(names.RESPONSE_ID) for span in spans]
-        assert {answer.id for answer in answers} <= set(ids)
-        assert len(ids) == len(set(ids))
+        async with openai.AsyncOpenAI(base_url=f"{address}/gateway/v1", api_key=token, max_retries=0) as one:
+            await asyncio.sleep(1)  # until the new token and endpoint count
+            half = await one.chat.completions.create(model="any", messages=QUESTION, stream=True)
+            await anext(half)
+            answers = await asyncio.gather(
+                *(one.chat.completions.create(model="any", messages=QUESTION) for _ in range(20))
+            )
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(10)
+    (spool,) = (tmp_path / "tokens.spool").iterdir()
+    with RunningGateway(tmp_path, {"spool": str(spool)}) as gateway:
+        spans = await asyncio.to_thread(gateway.spans, 20)
+    assert {answer.id for answer in answers} == {span.attributes[names.RESPONSE_ID] for span in spans}
 
 
 # Content
@@ -431,8 +418,7 @@ def test_new_calls_are_refused_while_too_many_wait_to_be_recorded(tmp_path: Path
 
         class Slow:
             async def add_spans(self, spans: Any) -> None:
-                while not held.is_set():
-                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(held.wait, 20)
                 await store.add_spans(spans)
 
         gateway.gateway._writer._store = Slow()  # type: ignore[assignment]
@@ -444,5 +430,3 @@ def test_new_calls_are_refused_while_too_many_wait_to_be_recorded(tmp_path: Path
         held.set()
         gateway.spans(2)
         assert client(gateway.url).chat.completions.create(model="any", messages=QUESTION).choices
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -154,9 +155,7 @@ def _on_port(port: int) -> Any:
     return Served()
 
 
-def test_production_falls_back_to_a_hosted_model_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_production_falls_back_to_a_hosted_model_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTED_KEY", "sk-hosted")
     with ScriptedModel(lambda body: "from elsewhere", model="hosted") as hosted:
         fallback = {"base_url": hosted.base_url, "model": "hosted-large", "api_key_env": "HOSTED_KEY"}
@@ -198,10 +197,7 @@ def test_a_paused_policy_lets_calls_end_and_keeps_new_ones_waiting(tmp_path: Pat
     go_on = threading.Event()
 
     async def slow(body: dict[str, Any]) -> str:
-        import asyncio
-
-        while not go_on.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(go_on.wait, 20)
         return "hi"
 
     trainer = httpx.Client(headers={"authorization": f"Bearer {TRAINER_TOKEN}"}, timeout=20)
@@ -268,24 +264,25 @@ def test_one_version_for_a_rollout_if_asked(tmp_path: Path) -> None:
 
 
 def test_a_role_goes_to_its_endpoint(tmp_path: Path) -> None:
-    with ScriptedModel(lambda body: "coder") as coder, ScriptedModel(lambda body: "rest") as rest:
-        with RunningGateway(tmp_path) as gateway:
-            gateway.publish(coder, "coders", policy="coders", roles=["coder"])
-            gateway.publish(rest, "others", policy="others", model="big")
-            rollout, attempt = gateway.begin(pins=("coders", "others"))
-            assert ask(f"{gateway.root}/role/coder/v1") == "coder"
-            assert ask(f"{gateway.root}/role/judge/v1") == "rest"
-            assert ask(gateway.attempt_url(rollout, attempt, "coder")) == "coder"
-            told = headers_of("ca-1", rollout, attempt, "coder")
-            assert ask(gateway.url, default_headers=told) == "coder"
-            by_name = openai.OpenAI(base_url=gateway.url, api_key=TOKEN)
-            answer = by_name.chat.completions.create(model="coders", messages=QUESTION)
-            assert answer.choices[0].message.content == "coder"
+    coder, rest = ScriptedModel(lambda body: "coder"), ScriptedModel(lambda body: "rest")
+    with coder, rest, RunningGateway(tmp_path) as gateway:
+        gateway.publish(coder, "coders", policy="coders", roles=["coder"])
+        gateway.publish(rest, "others", policy="others", model="big")
+        rollout, attempt = gateway.begin(pins=("coders", "others"))
+        assert ask(f"{gateway.root}/role/coder/v1") == "coder"
+        assert ask(f"{gateway.root}/role/judge/v1") == "rest"
+        assert ask(gateway.attempt_url(rollout, attempt, "coder")) == "coder"
+        told = headers_of("ca-1", rollout, attempt, "coder")
+        assert ask(gateway.url, default_headers=told) == "coder"
+        by_name = openai.OpenAI(base_url=gateway.url, api_key=TOKEN)
+        answer = by_name.chat.completions.create(model="coders", messages=QUESTION)
+        assert answer.choices[0].message.content == "coder"
 
 
 def test_the_default_takes_what_no_endpoint_serves_with_the_callers_model(tmp_path: Path) -> None:
     with ScriptedModel(lambda body: "hi") as model:
-        with RunningGateway(tmp_path, {"default": {"base_url": model.base_url}}) as gateway:
+        settings = {"default": {"base_url": model.base_url}}
+        with RunningGateway(tmp_path, settings) as gateway:
             assert ask(gateway.url) == "hi"
             assert model.requests[0].body == {"model": "any", "messages": QUESTION}
 

@@ -24,7 +24,7 @@ from coterie.vocabulary import new_id
 from coterie_server.gateway import replies
 from coterie_server.gateway.attribution import Resource, read_path
 from coterie_server.gateway.calls import Calls
-from coterie_server.gateway.errors import Dialect, Refusal, bad_request
+from coterie_server.gateway.errors import Refusal, bad_request, dialect_of
 from coterie_server.gateway.messages import Caller
 from coterie_server.gateway.metrics import GatewayMetrics
 from coterie_server.gateway.pauses import Doors
@@ -34,7 +34,6 @@ from coterie_server.gateway.servers import Servers
 from coterie_server.gateway.settings import GatewaySettings
 from coterie_server.gateway.spool import SpanWriter
 from coterie_server.gateway.upstream import UpstreamClient
-from coterie_server.refusals import Refused
 
 _log = logging.getLogger("coterie.gateway")
 
@@ -110,15 +109,10 @@ class Gateway:
         if scope["type"] != "http":
             raise RuntimeError(f"the gateway serves HTTP, not {scope['type']}")
         path = scope["path"].partition("/gateway")[2] or scope["path"]
-        # The client's SDK reads errors in its own form only.
-        dialect = Dialect.ANTHROPIC if path.endswith("/messages") else Dialect.OPENAI
         try:
             await self._handle(path, scope, receive, send)
         except Refusal as refusal:
-            await replies.refuse(send, refusal, dialect)
-        except Refused as refused:  # by what stands around the gateway: a body beyond the server's limit
-            kind = "invalid_request_error" if refused.status < 500 else "server_error"
-            await replies.refuse(send, Refusal(refused.status, kind, refused.message), dialect)
+            await replies.refuse(send, refusal, dialect_of(path))
         except ClientGone:
             pass
 

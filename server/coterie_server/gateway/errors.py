@@ -15,6 +15,17 @@ class Dialect(StrEnum):
     ANTHROPIC = "anthropic"
 
 
+def dialect_of(path: str) -> Dialect:
+    """What a client that asks for this path speaks."""
+    return Dialect.ANTHROPIC if path.endswith("/messages") else Dialect.OPENAI
+
+
+def in_clients_form(path: str, status: int, message: str) -> bytes:
+    """The body of an error that what stands around the gateway answers."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return Refusal(status, kind, message).body(dialect_of(path))
+
+
 class Refusal(Exception):
     """A request that the gateway does not pass on, or cannot."""
 
