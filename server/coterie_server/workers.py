@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -114,7 +115,8 @@ class _Workers:
 
     def _wait_for_all(self) -> None:
         codes = [child.wait() for child in self._children]
-        bad = [code for code in codes if code != 0]
+        # One that was still starting had nothing to end.
+        bad = [code for code in codes if code not in (0, -signal.SIGTERM)]
         if bad:
             sys.exit(bad[0] if bad[0] > 0 else 1)
 
@@ -135,11 +137,19 @@ def work() -> None:
     def ready(grpc_port: int | None) -> None:
         print("ready", *(() if grpc_port is None else (grpc_port,)), flush=True)  # noqa: T201 - the parent reads it
 
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     try:
         run(settings, listener, ready)
     except CoterieError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(EXPLAINED)
+
+
+def _end_with(parent: int) -> None:
+    """Stop when the parent is gone: nobody else would tell."""
+    while os.getppid() == parent:
+        time.sleep(PAUSE_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class ServerProcess:
 
     def client(self, token: str | None = None, **more: Any) -> httpx.Client:
         headers = {"authorization": f"Bearer {token or self.admin}"}
-        return httpx.Client(base_url=self.address, headers=headers, timeout=30, trust_env=False, **more)
+        return httpx.Client(base_url=self.address, headers=headers, timeout=30, trust_env=False, verify=False, **more)
 
     def start(self) -> Self:
         self.process = subprocess.Popen(

@@ -75,7 +75,7 @@ def record(exporter: SpanExporter) -> tuple[str, ReadableSpan]:
                     "whole": -(2**40),
                     "real": 0.5,
                     "yes": True,
-                    "tokens": list(range(300)) + [2**31, -1],
+                    "tokens": [*range(300), 2**31, -1],
                     "logprobs": [-0.25, -1.5],
                     "words": ["a", "b"],
                     "flags": [True, False],
