@@ -101,7 +101,12 @@ def _oldest_rollouts(connection: Connection, sweep: Sweep) -> Sequence[Any]:
     )
     if sweep.keep_modes:
         statement = statement.where(ROLLOUTS.c.mode.not_in(sweep.keep_modes))
-    statement = statement.order_by(ROLLOUTS.c.finished_ns, ROLLOUTS.c.seq).limit(ROLLOUTS_AT_ONCE)
+    # Held, lest one goes back into the queue before it is removed.
+    statement = (
+        statement.order_by(ROLLOUTS.c.finished_ns, ROLLOUTS.c.seq)
+        .limit(ROLLOUTS_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
     rollouts: Sequence[Any] = connection.execute(statement).all()
     sweep.rollouts_from = rollouts[0].finished_ns if rollouts else sweep.ended_before
     return rollouts
