@@ -11,11 +11,13 @@ import pytest
 from openai import AsyncOpenAI
 
 import coterie
+from coterie import conventions as names
 from coterie.assembly import load_episodes
 from coterie.runner import Runner, RunnerStatistics
+from coterie.scope import current_scope
 from coterie.store.base import Store
 from coterie.testing import Reply, ScriptedModel
-from coterie.vocabulary import Mode, Resource, ResourceKind, Rollout, RolloutState
+from coterie.vocabulary import Mode, Resource, ResourceKind, Rollout, RolloutState, Span
 
 
 class Team:
@@ -139,5 +141,22 @@ async def test_other_modes_need_no_tokens(store: Store, mode: Mode) -> None:
         return 1.0
 
     found, statistics = await warnings(store, team, mode=mode)
+    assert found == [""]
+    assert statistics.untrainable == 0
+
+
+async def test_a_call_that_the_gateway_recorded_is_one(store: Store) -> None:
+    """The team runs in another process or language, so this one sees nothing of its calls."""
+
+    async def elsewhere(task: coterie.Task) -> float:
+        scope = current_scope()
+        assert scope is not None
+        tokens = {names.PROMPT_TOKENS: [1], names.RESPONSE_TOKENS: [2], names.LOGPROBS: [-0.5]}
+        attributes = {names.OPERATION: names.CHAT, names.RECORDED_BY: names.GATEWAY, names.CALL_ID: "ca-1", **tokens}
+        ids = {"rollout_id": scope.rollout_id, "attempt_id": scope.attempt_id}
+        await store.add_spans([Span("0" * 31 + "1", "0" * 15 + "1", "chat m", 1, 2, attributes=attributes, **ids)])
+        return 1.0
+
+    found, statistics = await warnings(store, elsewhere)
     assert found == [""]
     assert statistics.untrainable == 0

@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coterie.errors import CoterieError, LeaseLostError, NotFoundError, StoreUnavailableError
+from coterie.errors import CoterieError, LeaseLostError, NotFoundError, StoreError, StoreUnavailableError
 from coterie.runner.pins import Pinned, Pins
 from coterie.runner.playing import Assignment, Interruption, Outcome, Player, cut_off
 from coterie.runner.reach import Pauses, Reach
 from coterie.runner.sink import MEMORY_BYTES, AttemptSink, Backlog
-from coterie.runner.trainability import why_untrainable
+from coterie.runner.trainability import CallCount, why_untrainable
 from coterie.runner.writing import Writing
 from coterie.store.base import Store
 from coterie.vocabulary import AttemptState, FailureCause, Lease, Mode
@@ -203,7 +203,7 @@ class Attempts:
         lease, written = running.lease, False
         try:
             outcome = await self._outcome(running)
-            warnings = self._warnings(running, outcome)
+            warnings = await self._warnings(running, outcome)
             running.ending = True
             self.room.set()
             outcome, written = await self._finish(running, outcome, warnings)
@@ -252,7 +252,7 @@ class Attempts:
                     raise
                 await pauses.take()
 
-    def _warnings(self, running: _Running, outcome: Outcome) -> Sequence[str]:
+    async def _warnings(self, running: _Running, outcome: Outcome) -> Sequence[str]:
         warnings = []
         if outcome.abandoned:
             self._count(abandoned=1)
@@ -260,7 +260,7 @@ class Attempts:
             self._tell(f"abandoned {self.name}", f"Rollout function {self.name!r}: {outcome.abandoned}")
         if outcome.state is AttemptState.SUCCEEDED and running.lease.rollout.mode is Mode.TRAIN:
             finding = why_untrainable(running.sink.calls, running.endpoints)
-            if finding is not None:
+            if finding is not None and not await self._trainable_elsewhere(running.lease.attempt.id):
                 self._count(untrainable=1)
                 warnings.append(finding.text)
                 self._tell(
@@ -269,6 +269,18 @@ class Attempts:
                     f"{finding.text} Each such attempt carries this warning; it is logged once.",
                 )
         return warnings
+
+    async def _trainable_elsewhere(self, attempt_id: str) -> bool:
+        """True if the store has a trainable call of the attempt that this process did not see: the gateway records calls
+        of agents in other processes and languages, and has it on disk before its answer ends.
+        """
+        count = CallCount()
+        try:
+            for span in (await self.store.get_spans([attempt_id])).get(attempt_id, ()):
+                count.add(span)
+        except StoreError as error:
+            _log.warning("Whether attempt %s had a call at the gateway could not be read: %s", attempt_id, error)
+        return bool(count.trainable)
 
     async def _finish(self, running: _Running, outcome: Outcome, warnings: Sequence[str]) -> tuple[Outcome, bool]:
         """Write the end until the store takes it; gives what was written, and False if the lease was lost."""
