@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from http_stores import HttpStores
 from postgres_server import DATABASES, shared_server, skip_without_postgresql
@@ -34,14 +34,15 @@ class SqliteStores:
 
     folder: Path
     opened: list[Store] = field(default_factory=list)
+    empty: ClassVar[bytes | None] = None
 
     async def __call__(self, name: str = "store", clock: Callable[[], int] | None = None) -> Store:
         path = self.folder / f"{name}.db"
-        empty = self.folder / "empty.db"
-        if not empty.exists():
-            await (await SqliteStore.open(empty)).close()
-        if not path.exists():
-            shutil.copy(empty, path)
+        if SqliteStores.empty is None:
+            await (await SqliteStore.open(path)).close()
+            SqliteStores.empty = path.read_bytes()
+        elif not path.exists():
+            path.write_bytes(SqliteStores.empty)
         store = await (SqliteStore.open(path) if clock is None else SqliteStore.open(path, clock=clock))
         self.opened.append(store)
         return store
