@@ -127,8 +127,8 @@ def base(session: nox.Session) -> None:
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
 def tests(session: nox.Session) -> None:
     """The tests that need no training stack, on the oldest and the newest Python; those of plugins are in the matrix."""
-    needs = [*group("test"), *group("sdks"), *group("server")]
-    session.install("-e", ".[langchain,train,server]", "langchain", "langchain-openai", *needs)
+    needs = [*group("test"), *group("sdks"), *group("server"), *group("deploy")]
+    session.install("-e", ".[langchain,train,server,parquet]", "langchain", "langchain-openai", *needs)
     ignored = ["--ignore=tests/plugins", *(f"--ignore={conformance_tests(name)}" for name in IMPORTED)]
     pytest = ["pytest", "-n", "2", "-m", "not train and not postgres", *ignored, *session.posargs]
     session.run(*TIMEOUT, *limit(900), *pytest, external=True)
@@ -181,7 +181,7 @@ def bench(session: nox.Session) -> None:
     name, *arguments = session.posargs
     needs = Path(f"requirements/bench-{name}.txt")
     pins = ["-r", str(needs)] if needs.exists() else []
-    session.install("-e", ".[langchain,train]", *group("test"), *pins)
+    session.install("-e", ".[langchain,train,server,postgres]", *group("test"), *pins)
     session.run("python", f"benchmarks/{name}.py", *arguments)
 
 

@@ -136,10 +136,16 @@ async def contents(store: Store) -> dict[str, Any]:
     }
 
 
+def skip_without_pyarrow(format_: Format) -> None:
+    if format_ is Format.PARQUET:
+        pytest.importorskip("pyarrow")
+
+
 @pytest.mark.parametrize("format_", list(Format))
 async def test_all_of_it_comes_back_and_a_second_import_changes_nothing(
     open_store: OpenStore, tmp_path: Path, format_: Format
 ) -> None:
+    skip_without_pyarrow(format_)
     source, target = await open_store("source"), await open_store("target")
     await fill(source)
     manifest = await export_store(source, tmp_path / "out", format=format_)
@@ -371,6 +377,7 @@ Rollouts = st.builds(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(Spans, max_size=4), st.lists(Rollouts, max_size=3), st.lists(st.builds(Task, Text, Json, Json)))
 def test_any_contents_come_back(format_: Format, spans: list[Span], rollouts: list[Rollout], tasks: list[Task]) -> None:
+    skip_without_pyarrow(format_)
     folder = Path(tempfile.mkdtemp())
     try:
         for kind, records in (("spans", spans), ("rollouts", rollouts), ("tasks", tasks)):
