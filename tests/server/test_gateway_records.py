@@ -328,8 +328,11 @@ def test_a_team_without_capture_gives_an_episode_by_its_base_urls(tmp_path: Path
     with ScriptedModel(lambda body: "done") as model, RunningGateway(tmp_path) as gateway:
         gateway.publish(model)
         rollout, attempt = gateway.begin()
+        server = gateway.root.removesuffix("/gateway")
+        assert coterie.gateway_url(server + "/", "coder") == f"{gateway.root}/role/coder/v1"
         for role, text in (("planner", "plan"), ("coder", "first"), ("coder", "second")):
-            one = client(gateway.attempt_url(rollout, attempt, role))
+            with attempt_scope(AttemptScope(rollout, attempt, Mode.TRAIN, ListSink())):
+                one = client(coterie.gateway_url(server, role))
             one.chat.completions.create(model="any", messages=[{"role": "user", "content": text}])
         gateway.do(lambda store: store.finish(attempt, AttemptState.SUCCEEDED))
         episode = episode_of(gateway, rollout, attempt)
