@@ -373,6 +373,18 @@ async def test_waiting_sees_a_worker_die_though_nobody_asks_for_work(store: Stor
     assert dead.state is RolloutState.DEAD
 
 
+async def test_many_leases_that_ran_out_are_all_taken_back(timed_store: Store, clock: Clock) -> None:
+    rollouts = await queue(timed_store, 1100, max_attempts=2)
+    assert len(await timed_store.lease("lost", limit=2000, lease_seconds=10)) == 1100
+    clock.advance(11)
+    await timed_store.check()
+    again: list[Lease] = []
+    for _ in range(4):
+        again += await timed_store.lease("next", limit=2000)
+    assert {lease.rollout.id for lease in again} == {rollout.id for rollout in rollouts}
+    assert len(again) == 1100
+
+
 async def test_closing_ends_waiting(open_store: OpenStore) -> None:
     store = await open_store("other")
     waiting = asyncio.create_task(store.lease("w", wait_seconds=60))
@@ -385,6 +397,8 @@ async def test_closing_ends_waiting(open_store: OpenStore) -> None:
         await store.add_tasks([Task("t", 1)])
     with pytest.raises(StoreError, match="closed"):
         await store.list_tasks()
+    with pytest.raises(StoreError, match="closed"):
+        await store.check()
     await store.close()
 
 
@@ -397,3 +411,11 @@ async def test_a_request_for_work_that_is_repeated_gives_the_same_leases(store: 
     assert list(await store.lease("w", limit=3, request_id="r1")) == [first[0], first[2]]
     assert list(await store.lease("another", limit=3, request_id="r1")) == []
     assert len(await store.lease("w", limit=3, request_id="r2")) == 1
+
+
+async def test_a_request_for_work_that_was_taken_back_may_come_again(store: Store) -> None:
+    (rollout,) = await queue(store)
+    for number in range(3):
+        (lease,) = await store.lease("w", request_id="r1")
+        assert (lease.rollout.id, lease.attempt.id) == (rollout.id, f"at-r1-{number}")
+        await store.finish(lease.attempt.id, AttemptState.CANCELLED)

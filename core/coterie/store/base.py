@@ -137,7 +137,8 @@ class Store(ABC):
         Those that are not available yet (``available_ns``) are passed over. Waits up to ``wait_seconds`` for the first
         one. Leases that ran out count as failed attempts first, so what they held may be taken at once. With ``run_id``
         only rollouts of that run are taken. A call that is cancelled takes nothing. A call that is repeated with the same ``request_id``, a fresh one for each call, gives the same
-        leases, as far as they are still held: the ids of their attempts are made of it (``attempt_id_of``).
+        leases, as far as they are still held; if all were taken back, it takes anew. The ids of the attempts are made of
+        it (``attempt_id_of``).
         """
 
     @abstractmethod

@@ -90,13 +90,15 @@ def lease(
     if request_id is not None:
         lock_name(connection, f"lease {request_id}")
     catch_up(transaction, now)
-    if request_id is not None and (before := _leased_before(connection, worker, request_id)) is not None:
-        return before
+    before = [] if request_id is None else _attempts_of_request(connection, request_id)
+    if any(attempt.state is not AttemptState.CANCELLED for attempt in before):
+        return _held(connection, worker, before)
     queued = _QUEUED if run_id is None else _QUEUED_OF_RUN
     taken = fetch(connection, queued, {"run_id": run_id, "limit": limit})
     if not taken:
         return []
-    return _taken(connection, taken, worker, lease_ns=lease_ns, now=now, request_id=request_id)
+    ids = None if request_id is None else [attempt_id_of(request_id, len(before) + at) for at in range(len(taken))]
+    return _taken(connection, taken, worker, lease_ns=lease_ns, now=now, attempt_ids=ids)
 
 
 def begin(transaction: Transaction, rollout: Rollout, row: RowValues, worker: str, *, lease_ns: int, now: int) -> Lease:
@@ -338,13 +340,16 @@ def list_attempts(connection: Connection, after: str | None, limit: int) -> Page
     return page(connection, ATTEMPTS, {}, key=ATTEMPTS.c.id, after=after, limit=limit, item_of=records.attempt_of)
 
 
-def _leased_before(connection: Connection, worker: str, request_id: str) -> list[Lease] | None:
-    """What this request was given when it came the first time, as far as it is held; None if this is the first time."""
+def _attempts_of_request(connection: Connection, request_id: str) -> list[Attempt]:
+    """What this request was given when it came before."""
     attempts: list[Attempt] = []
     while row := first(connection, _ATTEMPT, {"attempt_id": attempt_id_of(request_id, len(attempts))}):
         attempts.append(records.attempt_of(row))
-    if not attempts:
-        return None
+    return attempts
+
+
+def _held(connection: Connection, worker: str, attempts: Sequence[Attempt]) -> list[Lease]:
+    """The leases of those of these attempts that this worker still holds."""
     held = [attempt for attempt in attempts if attempt.state is AttemptState.RUNNING and attempt.worker == worker]
     rollouts = get_rollouts(connection, [attempt.rollout_id for attempt in held])
     tasks = get_tasks(connection, [rollout.task_id for rollout in rollouts])
@@ -358,7 +363,7 @@ def _taken(
     *,
     lease_ns: int,
     now: int,
-    request_id: str | None = None,
+    attempt_ids: Sequence[str] | None = None,
 ) -> list[Lease]:
     """Begin an attempt at each of these queued rollouts."""
     tasks = get_tasks(connection, [row.task_id for row in queued])
@@ -366,7 +371,7 @@ def _taken(
     leases = [
         Lease(
             attempt=Attempt(
-                id=new_id("at") if request_id is None else attempt_id_of(request_id, index),
+                id=new_id("at") if attempt_ids is None else attempt_ids[index],
                 rollout_id=row.id,
                 number=numbers[row.id] + 1,
                 worker=worker,
