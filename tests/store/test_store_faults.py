@@ -107,11 +107,14 @@ async def test_a_locked_database_says_so_and_works_again_afterwards(tmp_path: Pa
     assert "locked.db" in str(outcomes[0])
     assert "locked" in str(outcomes[0])
     assert [task.id for task in (await store.list_tasks()).items] == ["t"]
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        await store.check()
     waiting = asyncio.create_task(SqliteStore.open(path))
     await asyncio.sleep(0.2)
     other.execute("ROLLBACK")
     other.close()
     await (await waiting).close()
+    await store.check()
     await store.add_tasks([Task("later", 1)])
     assert [task.id for task in (await store.list_tasks()).items] == ["later", "t"]
     await store.close()

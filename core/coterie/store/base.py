@@ -377,6 +377,7 @@ class Store(ABC):
 
         Raises:
             NotFoundError: a record belongs to a task, rollout or attempt that neither the records nor the store have.
+            RewardError: a reward is no finite number.
             StoreError: records contradict each other or the store, such as a running attempt at a rollout that has
                 ended. Nothing was added.
         """

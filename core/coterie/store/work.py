@@ -43,6 +43,9 @@ from coterie.vocabulary import (
 
 RowValues = Mapping[str, Any]
 
+EXPIRIES_AT_ONCE = 500
+"""Leases that one transaction declares run out; the next one goes on. Others wait for it meanwhile."""
+
 
 def add_tasks(transaction: Transaction, rows: Sequence[RowValues]) -> None:
     """Add or replace tasks."""
@@ -621,6 +624,7 @@ _OVERDUE = (
     .join(ROLLOUTS, ROLLOUTS.c.id == ATTEMPTS.c.rollout_id)
     .where(_IS_RUNNING, ATTEMPTS.c.lease_expires_ns <= bindparam("now"))
     .order_by(ATTEMPTS.c.lease_expires_ns)
+    .limit(EXPIRIES_AT_ONCE)
     .with_for_update(key_share=True, skip_locked=True, of=[ROLLOUTS, ATTEMPTS])
 )
 # Written out, because SQLite uses the index of the delayed ones only when it can read that they are asked for.
