@@ -43,7 +43,7 @@ async def save_run(store: Store, run: Run) -> None:
     await store.save_run(run)
 
 
-@get("/v1/runs/get", Scope.READ)
+@get("/v1/runs/get", Scope.RUNNER, Scope.READ)
 async def get_run(store: Store, query: RunQuery) -> Run:
     """One run. 404 names the newest ones."""
     return await store.get_run(query.run_id)

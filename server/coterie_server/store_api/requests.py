@@ -92,7 +92,7 @@ class Reader(Generic[Kind]):
             else:
                 given[name] = value
         try:
-            return self.adapter.validate_strings(given, strict=False)
+            return self.adapter.validate_python(given, strict=False)
         except ValidationError as error:
             raise _refused("query", error) from None
 
