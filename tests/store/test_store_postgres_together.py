@@ -15,6 +15,7 @@ from postgres_server import DATABASES, PostgresServer, shared_server, skip_witho
 
 from coterie.errors import LeaseLostError
 from coterie.store.base import Store
+from coterie.store.filters import SpanFilter
 from coterie.vocabulary import AttemptState, Lease, Rollout, RolloutState, Span, Task
 
 pytestmark = pytest.mark.postgres
@@ -75,6 +76,7 @@ async def test_a_cursor_does_not_pass_what_is_about_to_appear(url: str, two: tup
     page = await store.list_spans(limit=3)
     assert [entry.span_id for entry in page.items] == [f"{n:016x}" for n in (1, 2)]
     assert page.cursor is not None
+    assert await store.search_spans(SpanFilter(name="chat"), limit=3) == page
     # The next page has to wait for the slow transaction.
     waiting = asyncio.create_task(store.list_spans(after=page.cursor, limit=2))
     await asyncio.sleep(0.2)
@@ -83,6 +85,8 @@ async def test_a_cursor_does_not_pass_what_is_about_to_appear(url: str, two: tup
     slow.close()
     rest = await asyncio.wait_for(waiting, 10)
     assert [entry.span_id for entry in rest.items] == ["1", f"{3:016x}"]
+    found = await store.search_spans(SpanFilter(name="chat"), limit=3)
+    assert [entry.span_id for entry in found.items] == [f"{1:016x}", f"{2:016x}", "1"]
 
 
 async def test_listings_miss_nothing_while_many_write(two: tuple[Store, Store]) -> None:

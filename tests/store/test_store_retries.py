@@ -398,18 +398,19 @@ async def test_groups_are_given_as_they_complete(store: Store) -> None:
     ids = [id_ for group in groups.values() for id_ in group]
     assert [rollout.id for rollout in (await store.list_rollouts(group_id="b")).items] == groups["b"]
     given: list[str] = []
-    second = asyncio.Event()
+    first, second = asyncio.Event(), asyncio.Event()
 
     async def follow() -> None:
         async for name, rollouts in completed_groups(store, {**groups, "empty": []}):
             assert [rollout.id for rollout in rollouts] == groups.get(name, [])
             assert all(rollout.state.terminal for rollout in rollouts)
             given.append(name)
+            first.set()
             if len(given) == 2:
                 second.set()
 
     following = asyncio.create_task(follow())
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(first.wait(), 10)
     assert given == ["empty"]
     # One of each, so that many have ended while no group is complete.
     await store.cancel([group[0] for group in groups.values()])

@@ -47,8 +47,8 @@ STANDSTILL_SECONDS = 120
 """After so long without a statement in the middle of a transaction, the server takes this program for gone."""
 CONFLICTS = 5
 """How often a write is tried again that stood in the way of another."""
-RECONNECT_SECONDS = 5.0
-"""How long a lost connection is tried to be made again, before its call fails."""
+RECONNECT_SECONDS = 15.0
+"""How long a database that went away is waited for. Calls that come later, while it is still away, fail at once."""
 LARGEST_BATCH = 5000
 """Spans in one transaction, unless one write brings more."""
 
@@ -79,6 +79,7 @@ class PostgresStore(SqlStore):
         self._closing = threading.Lock()
         self._closed = False
         self._name = new_id("st")
+        self._away_since: float | None = None
         self._engine = create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
@@ -159,7 +160,7 @@ class PostgresStore(SqlStore):
             result: Result
             committing = False
             try:
-                with self._connected(self._engine, patient=lost > 0) as connection, connection.begin() as begun:
+                with self._connected(self._engine) as connection, connection.begin() as begun:
                     transaction = Transaction(connection)
                     result = write(transaction)
                     self._notify(transaction)
@@ -188,7 +189,7 @@ class PostgresStore(SqlStore):
         lost = 0
         while True:
             try:
-                with self._connected(self._reading, patient=lost > 0) as connection:
+                with self._connected(self._reading) as connection:
                     return read(connection)
             except (DBAPIError, psycopg.Error) as error:
                 if lost == 0 and postgres_faults.is_lost_connection(_cause_of(error)):
@@ -283,17 +284,21 @@ class PostgresStore(SqlStore):
             return postgres_faults.refused(cause, self.address.shown)
         return postgres_faults.unavailable(cause, self.address.shown, outcome_unknown=outcome_unknown)
 
-    def _connected(self, engine: Engine, *, patient: bool) -> Connection:
-        """A connection of the pool. After a loss the server may need a moment until it lets anybody in."""
-        give_up_at = time.monotonic() + RECONNECT_SECONDS
+    def _connected(self, engine: Engine) -> Connection:
+        """A connection of the pool. A server that restarts needs a moment until it lets anybody in."""
         while True:
             try:
-                return engine.connect()
+                connection = engine.connect()
             except DBAPIError as error:
-                cause = _cause_of(error)
-                if not patient or time.monotonic() > give_up_at or not postgres_faults.is_lost_connection(cause):
+                now = time.monotonic()
+                self._away_since = self._away_since or now
+                waited = now - self._away_since
+                if waited > RECONNECT_SECONDS or not postgres_faults.is_lost_connection(_cause_of(error)):
                     raise
                 time.sleep(0.1)
+            else:
+                self._away_since = None
+                return connection
 
     def _connect(self) -> psycopg.Connection:
         connection = psycopg.connect(**self.address.parameters, autocommit=True)

@@ -99,12 +99,13 @@ def page(
     if after is not None:
         given["after"] = _cursor_value(table, key, after)
     in_order_of_arrival = key.name == "seq" and not newest_first
-    if in_order_of_arrival and connection.dialect.name == "postgresql":
-        rows, more = _settled_rows(connection, table, statement, given, limit)
-    else:
-        rows = fetch(connection, statement, given)
-        more = len(rows) > limit
-        rows = rows[:limit]
+    rows, more = page_of(
+        connection,
+        table,
+        lambda: fetch(connection, statement, given),
+        limit,
+        in_order_of_arrival=in_order_of_arrival,
+    )
     return Page(
         items=tuple(item_of(row) for row in rows),
         cursor=str(getattr(rows[-1], key.name)) if more else None,
@@ -122,18 +123,29 @@ def _page(table: Table, filters: Sequence[str], key: str, after: bool, newest_fi
     return select(table).where(*conditions).order_by(order).limit(bindparam("rows", type_=Integer()))
 
 
-def _settled_rows(
-    connection: Connection, table: Table, statement: Select[Any], given: Mapping[str, Any], limit: int
+def page_of(
+    connection: Connection,
+    table: Table,
+    found: Callable[[], Sequence[Row[Any]]],
+    limit: int,
+    *,
+    in_order_of_arrival: bool,
 ) -> tuple[Sequence[Row[Any]], bool]:
-    """Rows of a page, and whether there are more; then none can still appear before the last of these."""
+    """The rows of a page, and whether there are more. ``found`` looks for one more than ``limit``.
+
+    In the order of arrival, when there are more, no row can appear any more before the last of these.
+    """
+    if not in_order_of_arrival or connection.dialect.name != "postgresql":
+        rows = found()
+        return rows[:limit], len(rows) > limit
     while True:
         settled = arrival.settled(connection, table)
-        rows = fetch(connection, statement, given)
+        rows = found()
         if len(rows) <= limit:
             return rows, False
-        some = [row for row in rows[:limit] if row.seq <= settled]
-        if some:
-            return some, True
+        certain = [row for row in rows[:limit] if row.seq <= settled]
+        if certain:
+            return certain, True
         arrival.await_next(connection, table, settled)
 
 

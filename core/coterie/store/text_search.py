@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from coterie.errors import StoreError
 from coterie.store import records, text_index
 from coterie.store.base import Page
 from coterie.store.filters import SpanFilter
+from coterie.store.statements import page_of
 from coterie.store.tables import ROLLOUTS, SPANS
 from coterie.vocabulary import Span
 
@@ -37,14 +38,16 @@ def search_spans(
     if limit < 1:
         raise StoreError(f"searching spans: limit is {limit}; it must be 1 or more.")
     words = words_of(where.text or "")
-    fitting = (
-        row
-        for row in _candidates(connection, where, words, newest_first, _place(after), limit)
-        if not words or words <= words_in(row)
-    )
-    rows = list(islice(fitting, limit + 1))
-    more = len(rows) > limit
-    rows = rows[:limit]
+
+    def found() -> Sequence[Row[Any]]:
+        fitting = (
+            row
+            for row in _candidates(connection, where, words, newest_first, _place(after), limit)
+            if not words or words <= words_in(row)
+        )
+        return list(islice(fitting, limit + 1))
+
+    rows, more = page_of(connection, SPANS, found, limit, in_order_of_arrival=not newest_first)
     return Page(tuple(records.span_of(row) for row in rows), str(rows[-1].seq) if more else None)
 
 
