@@ -354,6 +354,7 @@ class HttpStore(Store):
     # The store as a whole
 
     async def load(self, records: Records) -> None:
+        _checked_rewards(records.rewards)
         await self._calls.post("/v1/load", wire.encode(records), answer_seconds=_LONG_SECONDS)
 
     async def prune(self, retention: Retention) -> Pruned:
