@@ -16,6 +16,7 @@ from functools import lru_cache
 from opentelemetry.trace import Span
 
 from coterie.errors import ConfigError
+from coterie.scope import current_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,10 @@ def set_role_map(names: Mapping[str, str] | RoleMap) -> None:
 
 
 def role_of(agent: str) -> str:
-    """The role of an agent name under the process-wide map."""
-    return _role_map.role(agent)
+    """The role of an agent name: as the run of the current attempt says, else under the process-wide map."""
+    scope = current_scope()
+    told = scope.agents.get(agent) if scope is not None else None
+    return _role_map.role(agent) if told is None else told
 
 
 def current_acting() -> Acting | None:

@@ -65,6 +65,8 @@ class AttemptScope:
     prompts: Mapping[str, PromptVersion] = field(default_factory=dict)
     """Role to prompt."""
     sampling: Mapping[str, JSON] = field(default_factory=dict)
+    agents: Mapping[str, str] = field(default_factory=dict)
+    """Agent name to role, where its run says so."""
     calls: list[CallSummary] = field(default_factory=list)
     _turns: Counter[str] = field(default_factory=Counter)
     _open_calls: dict[str, Callable[[], None]] = field(default_factory=dict)

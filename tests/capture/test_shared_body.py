@@ -81,7 +81,15 @@ def test_a_body_that_is_no_json_fails_as_it_does_without_us():
 
 
 @pytest.mark.parametrize(
-    "content", [b'{"a": NaN}', b'\xef\xbb\xbf{"a": 1}', b'{"a": "\\ud800"}', b'{"a": 1, "a": 2}', b"[1.5, 1e400]"]
+    "content",
+    [
+        b'{"a": NaN}',
+        b'\xef\xbb\xbf{"a": 1}',
+        b'{"a": "\\ud800"}',
+        b'{"a": 1, "a": 2}',
+        b"[1.5, 1e400, -0.0, 0.1, 2.2250738585072014e-308]",
+        b"[18446744073709551616, -9223372036854775809, 123456789012345678901234567890]",
+    ],
 )
 def test_it_takes_all_that_json_takes(content):
     assert repr(shared_body._value_of(content)) == repr(json.loads(content))

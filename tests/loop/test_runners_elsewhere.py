@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from scripted_backend import ScriptedBackend
 
 import coterie
+from coterie.assembly import load_episodes
 from coterie.testing import ScriptedModel
 from coterie.vocabulary import RolloutState, RunState
 from coterie_trainers import loop
@@ -57,6 +58,7 @@ def config(folder: Path, **runner: Any) -> TrainConfig:
             "name": "t",
             "store": f"sqlite:///{folder / 'team.db'}",
             "dataset": {split: f"{split}.jsonl" for split in ("train", "val", "test")},
+            "agents": {"solver": "expert"},
             "policies": {"team": {"model": "m"}},
             "training": {"steps": 2, "tasks_per_step": 3, "rollouts_per_task": 2},
             "evaluation": {"every": 2, "test_samples": 1},
@@ -117,10 +119,11 @@ async def test_the_told_command_plays_the_run(folder: Path, model: ScriptedModel
     async with coterie.connect(folder / "team.db") as store:
         rollouts = (await store.list_rollouts(run_id=run.id)).items
         attempts = await store.get_attempts([rollout.id for rollout in rollouts])
+        episodes = await load_episodes(store, [rollout.id for rollout in rollouts])
     assert {rollout.state for rollout in rollouts} == {RolloutState.SUCCEEDED}
     assert {rollout.deadline_seconds for rollout in rollouts} == {20}
     assert all(len(tries) == 1 for tries in attempts.values())
-    assert model.requests
+    assert {turn.role for episode in episodes for turn in episode.turns} == {"expert"}
 
 
 async def test_nobody_comes_is_said(folder: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch):

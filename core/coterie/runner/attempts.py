@@ -237,6 +237,7 @@ class Attempts:
             endpoints=pinned.endpoints,
             prompts=pinned.prompts,
             sampling=rollout.sampling,
+            agents=pinned.agents,
         )
         deadline = rollout.deadline_seconds if rollout.deadline_seconds is not None else self.deadline_seconds
         return await running.player.play(assignment, running.sink, deadline, running.interrupted)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from coterie.errors import ConfigError, NotFoundError
+from coterie.roles import RoleMap
 from coterie.scope import PromptVersion
 from coterie.store.base import Store
 from coterie.vocabulary import Endpoint, Resource, ResourceKind, Rollout
@@ -24,14 +25,18 @@ class Pinned:
     """Resource name to endpoint."""
     prompts: Mapping[str, PromptVersion]
     """Role to prompt."""
+    agents: Mapping[str, str] = field(default_factory=dict)
+    """Agent name to role, as the rollout's run has it."""
 
 
 class Pins:
-    """Looks up pinned resources, each version once."""
+    """Looks up pinned resources, each version once, and what a rollout's run says of its agents."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[tuple[tuple[str, int], ...], Pinned] = {}
+        self._agents: dict[str, Mapping[str, str]] = {}
+        """Run to its map of agent names, which never changes."""
         self._lock = asyncio.Lock()
 
     async def resolve(self, rollout: Rollout) -> Pinned:
@@ -47,7 +52,17 @@ class Pins:
                 if len(self._known) >= CACHED_PINS:
                     del self._known[next(iter(self._known))]
                 self._known[key] = await self._looked_up(key, rollout.id)
-            return self._known[key]
+            pinned = self._known[key]
+            return pinned if rollout.run_id is None else replace(pinned, agents=await self._agents_of(rollout.run_id))
+
+    async def _agents_of(self, run_id: str) -> Mapping[str, str]:
+        if run_id not in self._agents:
+            try:
+                named = (await self._store.get_run(run_id)).config.get("agents")
+            except NotFoundError:
+                return {}  # Somebody's own label; it may yet become a run.
+            self._agents[run_id] = RoleMap(dict(named)).names if isinstance(named, Mapping) else {}
+        return self._agents[run_id]
 
     async def _looked_up(self, key: tuple[tuple[str, int], ...], rollout_id: str) -> Pinned:
         endpoints: dict[str, Endpoint] = {}
@@ -65,7 +80,7 @@ class Pins:
             elif resource.kind is ResourceKind.PROMPT:
                 role, prompt = prompt_in(resource)
                 prompts[role] = prompt
-        return Pinned(endpoints, prompts)
+        return Pinned(endpoints, prompts, {})
 
 
 def endpoint_in(resource: Resource) -> Endpoint:

@@ -8,7 +8,7 @@ import contextvars
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from threading import RLock, Thread
@@ -40,6 +40,8 @@ class Assignment:
     endpoints: Mapping[str, Endpoint]
     prompts: Mapping[str, PromptVersion]
     sampling: Mapping[str, JSON]
+    agents: Mapping[str, str] = field(default_factory=dict)
+    """Agent name to role, where the rollout's run says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class OpenAttempt:
             endpoints=assignment.endpoints,
             prompts=assignment.prompts,
             sampling=assignment.sampling,
+            agents=assignment.agents,
         )
         with attempt_scope(self.scope):
             # The empty context makes it a root: what the runner's own caller traces is none of the attempt's.
