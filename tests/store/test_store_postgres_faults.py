@@ -361,6 +361,23 @@ def test_addresses_that_are_not_understood(address: str, advice: str) -> None:
     assert "hush" not in str(caught.value)
 
 
+async def test_one_span_that_cannot_be_stored_fails_alone(server: PostgresServer, database: str) -> None:
+    good = [Span("a" * 32, f"{number:016x}", "chat", 1, 2) for number in range(9)]
+    bad = [
+        Span("a" * 32, "too late", "chat", 1, 2**63),
+        Span("a" * 32, "no number", "chat", "now", 2),  # type: ignore[arg-type]
+        Span("a" * 32, "no text", "chat", 1, 2, rollout_id=object()),  # type: ignore[arg-type]
+    ]
+    async with coterie.connect(server.url(database)) as store:
+        writes = [store.add_spans([span]) for span in (*good[:4], *bad, *good[4:])]
+        outcomes = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 30)
+        assert [outcome is None for outcome in outcomes] == [True] * 4 + [False] * 3 + [True] * 5
+        for outcome in outcomes[4:7]:
+            assert isinstance(outcome, StoreError)
+            assert "cannot be stored" in str(outcome)
+        assert {span.span_id for span in (await store.list_spans()).items} == {span.span_id for span in good}
+
+
 async def test_a_closed_store_says_so(server: PostgresServer, database: str) -> None:
     store = await coterie.connect(server.url(database))
     waiting = asyncio.create_task(store.lease("w", wait_seconds=30))

@@ -111,7 +111,12 @@ class PostgresStore(SqlStore):
         self._raise_if_forked()
         write = _SpanWrite([records.span_row(span) for span in spans])
         self._span_writes.append(write)
-        self._submit(self._writers, self._write_spans)
+        try:
+            self._submit(self._writers, self._write_spans)
+        except StoreError:
+            # Unless those who write before the store is closed have taken it already.
+            if write.done.cancel():
+                raise
         await asyncio.wrap_future(write.done)
 
     # Machinery
@@ -230,8 +235,7 @@ class PostgresStore(SqlStore):
         except StoreUnavailableError as error:
             for write in batch:
                 write.done.set_exception(error)
-        except StoreError:
-            # Which of them it was shows when each is written alone.
+        except Exception:  # noqa: BLE001 - which of them it was shows when each is written alone
             return False
         else:
             for write in batch:

@@ -77,9 +77,11 @@ def is_lost_connection(error: psycopg.Error) -> bool:
 
 def is_wrong_value(error: psycopg.Error) -> bool:
     """True when only what was to be written was wrong, and the database as a whole is well."""
-    state = error.sqlstate or ""
+    if error.sqlstate is None:
+        # What the driver itself refuses to send, such as an object of some class.
+        return isinstance(error, (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError))
     # 54: beyond a limit, such as an id too long for an index.
-    return isinstance(error, (psycopg.DataError, psycopg.IntegrityError)) or state[:2] in ("22", "23", "54")
+    return error.sqlstate[:2] in ("22", "23", "54")
 
 
 def unavailable(error: psycopg.Error, where: str, *, outcome_unknown: bool = False) -> StoreUnavailableError:
