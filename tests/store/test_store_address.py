@@ -62,3 +62,18 @@ def test_the_name_connect_stays_a_function_and_imports_no_database() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert told.stdout == "False False\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "package", "extra"),
+    [("postgresql://me:hush@host/db", "psycopg", "postgres"), ("http://host:8080", "aiohttp", "client")],
+)
+def test_what_an_address_needs_is_named_when_it_is_missing(address: str, package: str, extra: str) -> None:
+    program = (
+        f"import sys, coterie; sys.modules[{package!r}] = None\n"
+        f"try: coterie.connect({address!r})\n"
+        "except coterie.CoterieError as error: print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert f'pip install "coterie[{extra}]"' in told.stdout
+    assert "hush" not in told.stdout
