@@ -20,6 +20,7 @@ from coterie.errors import ConfigError, CoterieError, StoreError
 from coterie.store import records, wire
 from coterie.store.base import Page, Store
 from coterie.store.filters import SpanFilter
+from coterie.store.garbage import no_search_for_garbage
 from coterie.store.http_calls import Calls, RequestTooLargeError
 from coterie.store.http_spans import MergedWrites
 from coterie.store.retention import Pruned, Retention
@@ -433,7 +434,8 @@ class HttpStore(Store):
 
     def _read(self, answer: Any, read: Callable[[Any], Item]) -> Item:
         try:
-            return read(answer)
+            with no_search_for_garbage():
+                return read(answer)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(
                 f"store {self.url}: this client cannot read what the server answered: {type(error).__name__}: {error}, "

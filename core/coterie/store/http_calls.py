@@ -25,6 +25,7 @@ from yarl import URL
 from coterie import errors
 from coterie.errors import ConfigError, CoterieError, StoreError, StoreUnavailableError
 from coterie.store import wire
+from coterie.store.garbage import no_search_for_garbage
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +176,8 @@ class Calls:
         if response.status >= 300:
             raise self._error_of(response.status, content, response.headers)
         try:
-            return wire.decode(content) if content else None
+            with no_search_for_garbage():
+                return wire.decode(content) if content else None
         except ValueError as error:
             raise StoreError(
                 f"store {self.url}: what answers there is no `coterie serve`: {error}. Check host, port and path."

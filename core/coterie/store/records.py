@@ -282,7 +282,7 @@ def span_of(row: Row) -> Span:
         status=SpanStatus(row.status),
         status_message=row.status_message,
         attributes=of_json(row.attributes),
-        events=tuple(SpanEvent(name, time_ns, attributes) for name, time_ns, attributes in of_json(row.events)),
+        events=() if row.events == "[]" else tuple(SpanEvent(*event) for event in of_json(row.events)),
     )
 
 

@@ -13,6 +13,7 @@ from coterie.errors import StoreError
 from coterie.store import arrival
 from coterie.store.base import Page
 from coterie.store.executing import VALUES, change_each, fetch
+from coterie.store.garbage import no_search_for_garbage
 
 Item = TypeVar("Item")
 
@@ -70,8 +71,9 @@ def grouped(
 ) -> dict[str, tuple[Item, ...]]:
     """Items of a statement with a condition ``one_of``, by the value of ``column``, one entry a key."""
     items: dict[str, list[Item]] = {key: [] for key in keys}
-    for row in rows_in(connection, statement, keys):
-        items[getattr(row, column.name)].append(item_of(row))
+    with no_search_for_garbage():
+        for row in rows_in(connection, statement, keys):
+            items[getattr(row, column.name)].append(item_of(row))
     return {key: tuple(entries) for key, entries in items.items()}
 
 
@@ -106,8 +108,10 @@ def page(
         limit,
         in_order_of_arrival=in_order_of_arrival,
     )
+    with no_search_for_garbage():
+        items = tuple([item_of(row) for row in rows])
     return Page(
-        items=tuple(item_of(row) for row in rows),
+        items=items,
         cursor=str(getattr(rows[-1], key.name)) if more else None,
     )
 
