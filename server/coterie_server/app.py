@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from coterie_server.described import describe_the_rest
 from coterie_server.edge import ROUTE, App, Edge, Receive, Scope, Send
 from coterie_server.gateway import Gateway, gateway_settings, spool_beside
 from coterie_server.health import ROUTES as HEALTH
@@ -110,7 +111,7 @@ def _pages(gateway: Gateway, drain_seconds: float) -> FastAPI:
 
     def document() -> dict[str, Any]:
         if pages.openapi_schema is None:
-            pages.openapi_schema = describe(described())
+            pages.openapi_schema = describe_the_rest(describe(described()))
         return pages.openapi_schema
 
     pages.openapi = document  # type: ignore[method-assign]
