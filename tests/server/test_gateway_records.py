@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -118,6 +120,17 @@ def test_an_error_inside_a_stream_is_recorded_as_one(tmp_path: Path) -> None:
         assert (span.status_message, said(span)) == ("oom", "hi")
 
 
+def test_events_of_unforeseen_form_reach_the_client_and_the_call_the_store(tmp_path: Path) -> None:
+    events = [b'data: {"choices": 5, "token_ids": [1]}\n\n', b'data: {"choices": [7]}\n\n', b"data: [DONE]\n\n"]
+    sent = RawAnswer(events, type="text/event-stream")
+    with RawServer(lambda *asked: sent) as server, RunningGateway(tmp_path) as gateway:
+        gateway.publish(Endpoint(server.base_url, "tiny", "team"))
+        headers, body = {"authorization": f"Bearer {TOKEN}"}, {"messages": QUESTION, "stream": True}
+        answer = httpx.post(f"{gateway.url}/chat/completions", headers=headers, json=body)
+        assert answer.text == 'data: {"choices":5}\n\ndata: {"choices": [7]}\n\ndata: [DONE]\n\n'
+        gateway.spans(1)
+
+
 def test_an_answer_that_is_no_json_goes_through_and_is_recorded_as_an_error(tmp_path: Path) -> None:
     with ScriptedModel(lambda body: Fault.RUBBISH) as model, RunningGateway(tmp_path) as gateway:
         gateway.publish(model)
@@ -222,11 +235,15 @@ async def test_a_gateway_that_is_killed_loses_no_call_whose_answer_had_ended(
             await asyncio.sleep(1)  # until the new token and endpoint count
             half = await one.chat.completions.create(model="any", messages=QUESTION, stream=True)
             await anext(half)
-            answers = await asyncio.gather(
-                *(one.chat.completions.create(model="any", messages=QUESTION) for _ in range(20))
-            )
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait(10)
+            # Somebody else writes, so that nothing gets into the store meanwhile.
+            with contextlib.closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                answers = await asyncio.gather(
+                    *(one.chat.completions.create(model="any", messages=QUESTION) for _ in range(20))
+                )
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait(10)
+                assert not other.execute("SELECT count(*) FROM spans").fetchone()[0]
     (spool,) = (tmp_path / "tokens.spool").iterdir()
     with RunningGateway(tmp_path, {"spool": str(spool)}) as gateway:
         spans = await asyncio.to_thread(gateway.spans, 20)

@@ -73,6 +73,16 @@ def test_a_key_that_a_server_repeats_is_not_shown(tmp_path: Path, monkeypatch: p
         assert "upstream-secret" not in str(span)
 
 
+def test_a_redirect_is_not_followed_and_not_passed_on(tmp_path: Path) -> None:
+    away = RawAnswer(b"", 307, headers={"location": "http://127.0.0.1:9/steal"})
+    with RawServer(lambda *asked: away) as server, RunningGateway(tmp_path) as gateway:
+        gateway.publish(Endpoint(server.base_url, "tiny", "team"))
+        with pytest.raises(openai.InternalServerError, match="Give the right base_url"):
+            ask(gateway.url)
+        (span,) = gateway.spans(1)
+        assert (span.attributes[names.ERROR_TYPE], len(server.requests)) == ("InternalServerError", 1)
+
+
 def test_what_no_server_answers_is_said_and_recorded(tmp_path: Path) -> None:
     with RunningGateway(tmp_path, {"tries": 2}) as gateway:
         gateway.publish(Endpoint(unused_url(), "tiny", "team"))

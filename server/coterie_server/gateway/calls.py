@@ -99,7 +99,7 @@ class Calls:
         while self._flights and time.monotonic() < deadline:
             await asyncio.wait([flight.task for flight in self._flights], timeout=deadline - time.monotonic())
         for flight in list(self._flights):
-            flight.end("GatewayStopped")
+            flight.end(STOPPED)
         if self._flights:
             await asyncio.wait([flight.task for flight in self._flights], timeout=5)
 
@@ -185,9 +185,9 @@ class Calls:
                 entered = True
             await self._answered(call, request, headers, account, door, flight, send)
         except asyncio.CancelledError:
+            self._broke_off(call, None, account, flight)
             if flight.why is None:
                 raise
-            self._broke_off(call, None, account, flight)
         finally:
             if door is not None and entered:
                 door.leave()
@@ -212,13 +212,16 @@ class Calls:
             self._ended(call, call.span(Answer(), ("APIConnectionError", refusal.message)), Answer(), account, flight)
             raise
         try:
+            _no_redirect(call, reply)
             self._note_version(call, reply, account)
             if reply.body is None:
                 await self._pass_stream(call, request, reply, account, flight, send)
             else:
                 await self._pass_whole(call, request, reply, reply.body, account, flight, send)
         except Refusal as refusal:
-            self._ended(call, call.span(Answer(), ("ConflictError", refusal.message)), Answer(), account, flight)
+            self._ended(
+                call, call.span(Answer(), (error_class(refusal.status), refusal.message)), Answer(), account, flight
+            )
             raise
         finally:
             reply.close()
@@ -263,9 +266,9 @@ class Calls:
             async for piece in stream.pieces(reply.response.content.iter_any()):
                 await replies.go_on(send, piece)
         except asyncio.CancelledError:
+            self._broke_off(call, stream, account, flight)
             if flight.why is None:
                 raise
-            self._broke_off(call, stream, account, flight)
             if flight.why != CLIENT_GONE:
                 await _cut(call, send, unavailable("The gateway was stopped.", code="gateway_stopped"))
             return
@@ -286,13 +289,13 @@ class Calls:
         """Record a call that was ended from here: its client is gone, or the gateway stops."""
         if call.recorded:
             return
-        why = flight.why or "Abandoned"
-        if why == CLIENT_GONE and stream is not None and stream.complete:
-            # Some clients close the connection without reading what follows the last word.
-            stream.held()
+        why = flight.why or STOPPED
+        if why == CLIENT_GONE and stream is not None:
             answer = call.read(stream.answer())
-            self._ended(call, call.span(answer), answer, account, flight)
-            return
+            if answer.messages and len(answer.finish_reasons) == len(answer.messages):
+                # Some clients close the connection without reading what follows the last word.
+                self._ended(call, call.span(answer), answer, account, flight)
+                return
         message = "The client closed the connection." if why == CLIENT_GONE else "The gateway was stopped."
         self._ended_early(call, stream, (why, message), account, flight)
 
@@ -409,7 +412,7 @@ class Calls:
         return [*replies.passed_on(reply.response.raw_headers), (_CALL_ID, call.by.call_id.encode())]
 
 
-CLIENT_GONE = "ClientDisconnected"
+CLIENT_GONE, STOPPED = "ClientDisconnected", "GatewayStopped"
 UNLIMITED = Budget()
 CHARACTERS_A_TOKEN = 4
 """A rule of thumb, for budgets, where a server counts nothing: most stream without a count unless they are asked for it."""
@@ -420,6 +423,16 @@ async def _watch(receive: Receive, flight: Flight) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     flight.end(CLIENT_GONE)
+
+
+def _no_redirect(call: Call, reply: Reply) -> None:
+    """Redirects are for whoever set the address: a client that followed one would bring its token to another host."""
+    if 300 <= reply.response.status < 400:
+        raise unavailable(
+            f"The model server {reply.server.name} redirects {call.what} to another address. Give the right base_url.",
+            code="model_server_redirects",
+            status=502,
+        )
 
 
 async def _cut(call: Call, send: Send, refusal: Refusal) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+from coterie import conventions as names
 from coterie_server.gateway.errors import Dialect, Refusal
 
 Scope = MutableMapping[str, Any]
@@ -28,9 +29,10 @@ _OF_THE_CONNECTION = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        names.HEADER_CALL_ID.encode(),
     }
 )
-"""Response headers that are about the connection to the model server, not about the answer."""
+"""Response headers that are about the connection to the model server, not about the answer; and our own."""
 
 
 def passed_on(raw_headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ import orjson
 from coterie.capture.api import Api
 from coterie_server.gateway.recording import event_data, streamed_answer
 from coterie_server.gateway.tokens import Hidden
+
+_log = logging.getLogger("coterie.gateway")
 
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
 _LAST_EVENTS = re.compile(
@@ -56,13 +59,11 @@ class Stream:
 
     def answer(self) -> Mapping[str, Any]:
         """The body that would have come unstreamed, as far as it came."""
-        heard = b"".join(self._heard) if self._untouched else b"".join([*self._heard, self._rest])
-        return streamed_answer(self._what, _END_OF_EVENT.split(heard))
-
-    @property
-    def complete(self) -> bool:
-        """True once the answer has told its end."""
-        return any(map(_LAST_EVENTS.search, self._heard[-4:]))
+        try:
+            return streamed_answer(self._what, _END_OF_EVENT.split(b"".join([*self._heard, self._rest])))
+        except Exception:  # noqa: BLE001 - events of unforeseen form reach the client all the same
+            _log.exception("The events of a streamed answer could not be put together.")
+            return {}
 
     def _take(self, chunk: bytes) -> bytes:
         if self._untouched:

@@ -23,6 +23,8 @@ from coterie_server.gateway.settings import GatewaySettings
 
 _log = logging.getLogger("coterie.gateway")
 
+IDLE_SECONDS = 4
+"""How long an unused connection is kept: less than a uvicorn server does, lest it close one that is being used again."""
 TRIED_AGAIN = frozenset({429, 503})
 """What a server answers when it has too much to do, or is about to start or end."""
 NOT_THERE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
@@ -79,7 +81,7 @@ class UpstreamClient:
         """Open the pool of connections, and look after servers that are down."""
         settings = self._settings
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=settings.connect_seconds, sock_read=settings.silence_seconds
             ),
@@ -156,6 +158,8 @@ class UpstreamClient:
                 server.failed(_said(error), at_once=isinstance(error, aiohttp.ClientConnectorError))
                 self._metrics.tried("connection")
                 why, status = _said(error), None
+                # One that the server had closed while it lay unused says nothing of the server.
+                wait = 0.0 if isinstance(error, aiohttp.ServerDisconnectedError) and call.tries == 1 else None
                 if last:
                     call.tried(why)
                     return None
