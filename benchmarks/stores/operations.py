@@ -43,7 +43,11 @@ class Backend(ABC):
     @abstractmethod
     async def spans_of(self, attempt: Attempt, limit: int | None) -> int: ...
     @abstractmethod
-    async def newest_rollouts(self) -> int: ...
+    async def first_rollouts(self) -> int: ...
+
+    async def start_many(self, count: int) -> list[Attempt]:
+        """Rollouts that spans may be added to."""
+        return [await self.start() for _ in range(count)]
 
     async def begin(self) -> Attempt:
         """Add a rollout and take it in one call."""
@@ -176,7 +180,7 @@ async def query(store: Backend, sizes: Sizes, report: Report) -> None:
         await timed(lambda n: store.spans_of(attempts[n * 11 % len(attempts)], None), 20)
         latencies = await timed(lambda n: store.spans_of(attempts[n * 7919 % len(attempts)], None), sizes.queries)
         report(f"spans of a rollout @{at}", **figures(latencies))
-        report(f"newest rollouts @{at}", **figures(await timed(lambda _: store.newest_rollouts(), sizes.queries // 4)))
+        report(f"20 rollouts @{at}", **figures(await timed(lambda _: store.first_rollouts(), sizes.queries // 4)))
     attempt = (await fill(store, workload, 1, sizes.long_rollout))[0]
     assert await store.spans_of(attempt, None) == sizes.long_rollout
     report("long rollout, all", **figures(await timed(lambda _: store.spans_of(attempt, None), 7)))
@@ -224,10 +228,7 @@ SUITES: dict[str, Callable[[Backend, Sizes, Report], Awaitable[None]]] = {
 
 async def fill(store: Backend, workload: Workload, rollouts: int, spans: int) -> list[Attempt]:
     """Add so many rollouts of so many spans as quickly as the store takes them."""
-    attempts = []
-    for _ in range(rollouts):
-        attempt = await store.start()
-        attempts.append(attempt)
+    attempts = await store.start_many(rollouts)
     waiting: list[Any] = []
     for number, attempt in enumerate(attempts):
         for position in range(spans):

@@ -71,6 +71,12 @@ class Coterie(Backend):
         leases = await self.store.lease("w")
         return (leases[0].rollout.id, leases[0].attempt.id) if leases else None
 
+    async def start_many(self, count: int) -> list[Attempt]:
+        rollouts = [Rollout("t") for _ in range(count)]
+        for start in range(0, count, 500):
+            await self.store.enqueue(rollouts[start : start + 500])
+        return [(rollout.id, new_id("at")) for rollout in rollouts]
+
     async def begin(self) -> Attempt:
         lease = await self.store.begin(Rollout("t"), "w")
         return lease.rollout.id, lease.attempt.id
@@ -91,7 +97,7 @@ class Coterie(Backend):
             return len((await self.store.get_spans([attempt[1]]))[attempt[1]])
         return len((await self.store.list_spans(rollout_id=attempt[0], limit=limit)).items)
 
-    async def newest_rollouts(self) -> int:
+    async def first_rollouts(self) -> int:
         return len((await self.store.list_rollouts(limit=20)).items)
 
     def _start_database(self) -> str:

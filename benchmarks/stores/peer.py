@@ -95,7 +95,7 @@ class Agentlightning(Backend):
         more = {} if limit is None else {"limit": limit}
         return len(await self.store.query_spans(attempt[0], **more))
 
-    async def newest_rollouts(self) -> int:
+    async def first_rollouts(self) -> int:
         return len(await self.store.query_rollouts(limit=20))
 
 
