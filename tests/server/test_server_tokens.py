@@ -12,9 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 from server_parts import ServerProcess, coterie, error_of
+from typer.testing import CliRunner
 
 from coterie.errors import ConfigError
 from coterie.vocabulary import now_ns
+from coterie_server.commands.token import token as token_command
 from coterie_server.store_api.routes import ROUTES
 from coterie_server.tokens import IMPLIED, Scope, TokenFile, Tokens
 
@@ -105,32 +107,31 @@ def test_revoked_and_expired_tokens_are_refused_by_a_running_server(server: Serv
             time.sleep(0.1)
 
 
-def test_the_token_command(tmp_path: Path) -> None:
-    made = coterie(tmp_path, "token", "create", "--scope", "runner", "--scope", "read", "--name", "host 1")
-    token = made.stdout.strip()
-    assert made.returncode == 0, made.stderr
+def test_the_token_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def told(*arguments: str) -> str:
+        done = CliRunner().invoke(token_command, list(arguments), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    token = told("create", "--scope", "runner", "--scope", "read", "--name", "host 1", "--expires-days", "1").strip()
     assert token.startswith("ct_")
     assert len(token) >= 3 + 43
     file = tmp_path / "coterie.db.tokens"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert token not in file.read_text()
     assert hashlib.sha256(token.encode()).hexdigest() in file.read_text()
-    listed = json.loads(coterie(tmp_path, "token", "list", "--json").stdout)
-    assert [(each["name"], each["scopes"], each["state"]) for each in listed] == [
-        ("host 1", ["runner", "read"], "valid")
-    ]
+    (listed,) = json.loads(told("list", "--json"))
+    assert (listed["name"], listed["scopes"], listed["state"]) == ("host 1", ["runner", "read"], "valid")
     caller = Tokens(file).caller(token)
     assert caller is not None
     assert caller.allowed == {"any", "runner", "agent", "read"}
-    revoked = coterie(tmp_path, "token", "revoke", listed[0]["id"])
-    assert revoked.returncode == 0, revoked.stderr
+    assert listed["id"] in told("revoke", listed["id"])
+    assert "revoked" in told("list")
     assert Tokens(file).caller(token) is None
-
-
-def test_a_token_that_is_not_there_cannot_be_revoked(tmp_path: Path) -> None:
-    wrong = coterie(tmp_path, "token", "revoke", "tk-none")
-    assert wrong.returncode == 2
-    assert "there is no token 'tk-none'" in wrong.stderr
+    with pytest.raises(ConfigError, match="there is no token 'tk-none'"):
+        told("revoke", "tk-none")
 
 
 def test_a_damaged_file_is_told_of_and_kept(tmp_path: Path) -> None:
