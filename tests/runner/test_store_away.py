@@ -83,11 +83,12 @@ async def test_heartbeats_hold_the_lease_of_an_attempt_whose_end_waits(impatient
     async def team(task):
         return 1.0
 
-    until = time.monotonic() + 1.5
+    first_end: list[float] = []
     finish = SqliteStore.finish
 
     async def failing(self, *args, **options):
-        if time.monotonic() < until:
+        first_end.append(time.monotonic())
+        if first_end[-1] - first_end[0] < 1.5:
             raise coterie.errors.StoreUnavailableError("the disk is full")
         return await finish(self, *args, **options)
 
