@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 """How long the connection may take."""
 ANSWER_SECONDS = 60.0
-"""How long the server may say nothing, beyond the time that a request asks it to wait."""
+"""How long an answer may take to begin, beyond the time that a request asks the server to wait."""
+WHOLE_ANSWER_SECONDS = 300.0
+"""How long the rest of it may take."""
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 5.0
 CONNECTIONS = 64
@@ -68,7 +70,7 @@ class Calls:
         if parameters:
             given = {name: _in_url(value) for name, value in parameters.items() if value is not None}
             url = url.with_query(given)
-        return await self._call("GET", url, None, _TIMEOUT, waits=False, found=None)
+        return await self._call("GET", url, None, ANSWER_SECONDS, waits=False, found=None)
 
     async def post(
         self,
@@ -84,12 +86,8 @@ class Calls:
         ``found`` is asked before a request is sent again, for one that must not be done twice: it gives the outcome
         if it was done although its answer was lost, else None.
         """
-        limits = (
-            _TIMEOUT
-            if not poll_seconds and answer_seconds == ANSWER_SECONDS
-            else _timeout(poll_seconds + answer_seconds)
-        )
-        return await self._call("POST", self._url_of(path), body, limits, waits=poll_seconds > 0, found=found)
+        seconds = poll_seconds + answer_seconds
+        return await self._call("POST", self._url_of(path), body, seconds, waits=poll_seconds > 0, found=found)
 
     async def post_once(self, path: str, body: bytes) -> Any:
         """The same without trying again.
@@ -98,7 +96,7 @@ class Calls:
             OSError, TimeoutError, aiohttp.ClientError: the server is away.
         """
         with suppress(_TryAgain):
-            return await self._send("POST", self._url_of(path), body, _TIMEOUT, waits=False)
+            return await self._send("POST", self._url_of(path), body, ANSWER_SECONDS, waits=False)
 
     async def close(self) -> None:
         """Close all connections; requests that are under way end with a StoreError. A second call does nothing."""
@@ -127,7 +125,7 @@ class Calls:
         method: str,
         url: URL,
         body: bytes | None,
-        limits: aiohttp.ClientTimeout,
+        seconds: float,
         *,
         waits: bool,
         found: Callable[[], Awaitable[Any]] | None,
@@ -136,7 +134,7 @@ class Calls:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                answer = await self._send(method, url, body, limits, waits=waits)
+                answer = await self._send(method, url, body, seconds, waits=waits)
             except (OSError, TimeoutError, aiohttp.ClientError, _TryAgain) as failure:
                 if self._closed:
                     raise self._closed_error() from None
@@ -161,14 +159,19 @@ class Calls:
                     logger.info("store %s: it answers again.", self.url)
                 return answer
 
-    async def _send(
-        self, method: str, url: URL, body: bytes | None, limits: aiohttp.ClientTimeout, *, waits: bool
-    ) -> Any:
+    async def _send(self, method: str, url: URL, body: bytes | None, seconds: float, *, waits: bool) -> Any:
         lines = self._lines_here()
         session = lines.waiting if waits else lines.working
         try:
-            async with session.request(method, url, data=body, timeout=limits, allow_redirects=False) as response:
-                content = await response.read()
+            # Two limits of our own: aiohttp's would be set anew with each piece that comes.
+            async with asyncio.timeout(seconds):
+                response = await session.request(method, url, data=body, timeout=_CONNECT, allow_redirects=False)
+            async with response:
+                if response.content.is_eof():
+                    content = await response.read()
+                else:
+                    async with asyncio.timeout(WHOLE_ANSWER_SECONDS):
+                        content = await response.read()
         except RuntimeError as error:
             if self._closed:  # aiohttp: "Session is closed"
                 raise self._closed_error() from None
@@ -281,11 +284,7 @@ class _TryAgain(Exception):
         self.after_seconds = after_seconds
 
 
-def _timeout(answer_seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=answer_seconds)
-
-
-_TIMEOUT = _timeout(ANSWER_SECONDS)
+_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 
 
 def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:

@@ -30,28 +30,20 @@ async def lease(call: Call, request: LeaseRequest) -> None:
     When the client goes away before it has the answer, nothing is taken.
     """
     leases: Sequence[Lease] = ()
-    async with ClientWatch(call.receive, drains=True) as watch:
-        leases = await call.store.lease(
-            request.worker,
-            limit=request.limit,
-            lease_seconds=request.lease_seconds,
-            wait_seconds=request.wait_seconds,
-            run_id=request.run_id,
-            request_id=request.request_id,
-        )
-        watch.only_note()
-        await send_json(call, wire.encode(leases), last=not leases)
-        # One that went away before the answer was written is noticed by what is read from its connection afterwards.
-        for _ in range(_TURNS_TO_NOTICE if leases else 0):
-            if watch.gone:
-                break
-            await asyncio.sleep(0)
-    if watch.gone:
+    if request.wait_seconds:
+        async with ClientWatch(call.receive, drains=True) as watch:
+            leases = await _lease(call.store, request)
+        if watch.gone:
+            return
+    else:
+        leases = await _lease(call.store, request)
+    await send_json(call, wire.encode(leases), last=not leases)
+    if not leases:
+        return
+    if await _has_gone(call):
         await _take_back(call.store, [lease.attempt.id for lease in leases])
-    elif leases:
+    else:
         await send_piece(call, b"", last=True)
-    elif watch.cancelled:
-        await send_json(call, b"[]")
 
 
 @post("/v1/rollouts/unlease", Scope.RUNNER)
@@ -103,6 +95,28 @@ async def ended(call: Call, query: EndedQuery) -> None:
 
 
 _TURNS_TO_NOTICE = 5
+
+
+async def _lease(store: Store, request: LeaseRequest) -> Sequence[Lease]:
+    return await store.lease(
+        request.worker,
+        limit=request.limit,
+        lease_seconds=request.lease_seconds,
+        wait_seconds=request.wait_seconds,
+        run_id=request.run_id,
+        request_id=request.request_id,
+    )
+
+
+async def _has_gone(call: Call) -> bool:
+    """True if the client went away before the answer was written: what is read from its connection afterwards tells."""
+    async with ClientWatch(call.receive) as watch:
+        watch.only_note()
+        for _ in range(_TURNS_TO_NOTICE):
+            if watch.gone:
+                break
+            await asyncio.sleep(0)
+    return watch.gone
 
 
 async def _take_back(store: Store, attempt_ids: Sequence[str]) -> None:
