@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import httpx
+import openai
 import uvicorn
 from prometheus_client import CollectorRegistry
 
@@ -225,6 +227,15 @@ class RawAnswer:
     status: int = 200
     type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+CLIENT = openai.OpenAI(api_key=TOKEN, max_retries=0, timeout=20)
+RAW = httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, timeout=20)
+
+
+def client(url: str, **options: Any) -> openai.OpenAI:
+    """A client of the OpenAI SDK. All share one pool: making one takes longer than most tests."""
+    return CLIENT.with_options(base_url=url, **options)
 
 
 def unused_url() -> str:

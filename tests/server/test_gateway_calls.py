@@ -14,7 +14,7 @@ import anthropic
 import httpx
 import openai
 import pytest
-from gateway_parts import TOKEN, RawAnswer, RawServer, RunningGateway
+from gateway_parts import RAW, TOKEN, RawAnswer, RawServer, RunningGateway, client
 
 from coterie import conventions as names
 from coterie.testing import ScriptedModel, toy_text, toy_tokens
@@ -37,10 +37,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, model: ScriptedModel) -> I
     with RunningGateway(tmp_path_factory.mktemp("gateway")) as running:
         running.publish(model, sampling={"temperature": 0.5})
         yield running
-
-
-def client(url: str, **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key=TOKEN, **{"max_retries": 0, "timeout": 20} | options)
 
 
 def chat(one: openai.OpenAI) -> str:
@@ -208,9 +204,8 @@ def test_sglang_is_asked_in_its_own_way_and_its_ids_are_hidden(tmp_path: Path, s
     with RawServer(answer) as server, RunningGateway(tmp_path, settings) as gateway:
         gateway.publish(Endpoint(server.base_url, "tiny", "team"))
         rollout, attempt = gateway.begin()
-        with httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}) as raw:
-            body = {"model": "m", "messages": QUESTION, "stream": stream}
-            seen = raw.post(f"{gateway.attempt_url(rollout, attempt)}/chat/completions", json=body)
+        body = {"model": "m", "messages": QUESTION, "stream": stream}
+        seen = RAW.post(f"{gateway.attempt_url(rollout, attempt)}/chat/completions", json=body)
         assert seen.status_code == 200
         assert "sglext" not in seen.text
         assert "-0.5" not in seen.text

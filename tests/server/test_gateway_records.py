@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_parts import TOKEN, RawAnswer, RawServer, RunningGateway
+from gateway_parts import RAW, TOKEN, RawAnswer, RawServer, RunningGateway, client
 
 import coterie
 from coterie import conventions as names
@@ -34,10 +34,6 @@ from coterie_server.tokens import Scope, TokenFile
 
 QUESTION = [{"role": "user", "content": "How many?"}]
 SLOW = Reply("one two three four five six seven eight", chunk_delay_seconds=0.05)
-
-
-def client(url: str, **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key=TOKEN, **{"max_retries": 0, "timeout": 20} | options)
 
 
 def said(span: Span) -> str:
@@ -101,9 +97,8 @@ def test_a_server_that_breaks_off_a_stream_is_seen_by_the_client_and_recorded(tm
         (span,) = gateway.spans(1)
         assert span.attributes[names.ERROR_TYPE] == "ClientPayloadError"
         assert "".join(choice.delta.content or "" for chunk in heard for choice in chunk.choices) == said(span) != ""
-        headers, body = {"authorization": f"Bearer {TOKEN}"}, {"messages": QUESTION, "stream": True}
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.post(f"{gateway.url}/chat/completions", headers=headers, json=body)
+            RAW.post(f"{gateway.url}/chat/completions", json={"messages": QUESTION, "stream": True})
 
 
 def test_an_error_inside_a_stream_is_recorded_as_one(tmp_path: Path) -> None:
@@ -125,8 +120,7 @@ def test_events_of_unforeseen_form_reach_the_client_and_the_call_the_store(tmp_p
     sent = RawAnswer(events, type="text/event-stream")
     with RawServer(lambda *asked: sent) as server, RunningGateway(tmp_path) as gateway:
         gateway.publish(Endpoint(server.base_url, "tiny", "team"))
-        headers, body = {"authorization": f"Bearer {TOKEN}"}, {"messages": QUESTION, "stream": True}
-        answer = httpx.post(f"{gateway.url}/chat/completions", headers=headers, json=body)
+        answer = RAW.post(f"{gateway.url}/chat/completions", json={"messages": QUESTION, "stream": True})
         assert answer.text == 'data: {"choices":5}\n\ndata: {"choices": [7]}\n\ndata: [DONE]\n\n'
         gateway.spans(1)
 

@@ -11,7 +11,7 @@ import anthropic
 import httpx
 import openai
 import pytest
-from gateway_parts import READER_TOKEN, TOKEN, RawAnswer, RawServer, RunningGateway, headers_of
+from gateway_parts import RAW, READER_TOKEN, TOKEN, RawAnswer, RawServer, RunningGateway, client, headers_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,12 +38,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, model: ScriptedModel) -> I
         yield running
 
 
-CLIENT = httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, timeout=20)
-
-
 def post(url: str, *, token: str | None = TOKEN, **request: Any) -> httpx.Response:
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx.post(url, headers=headers | request.pop("headers", {}), timeout=20, **request)
+    headers = {"authorization": f"Bearer {token}" if token else ""}
+    return RAW.post(url, headers=headers | request.pop("headers", {}), **request)
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 
 
 def ask(url: str, **options: Any) -> openai.types.chat.ChatCompletion:
-    one = openai.OpenAI(base_url=url, **{"api_key": TOKEN, "max_retries": 2, "timeout": 20} | options)
+    one = client(url, **{"max_retries": 2} | options)
     return one.chat.completions.create(model="any", messages=QUESTION)
 
 
@@ -140,7 +137,7 @@ def test_whatever_a_body_holds_the_gateway_itself_does_not_fail(
 ) -> None:
     if path == "chat/completions":
         body.setdefault("messages", [{"role": "user", "content": "hi"}])
-    response = CLIENT.post(f"{lenient.url}/{path}", json=body)
+    response = RAW.post(f"{lenient.url}/{path}", json=body)
     assert response.status_code in (200, 400), response.text
     assert response.status_code == 200 or error_of(response)
 
@@ -164,7 +161,7 @@ def test_other_paths_and_unknown_rollouts_are_refused(gateway: RunningGateway, p
 
 
 def test_other_methods_are_refused(gateway: RunningGateway) -> None:
-    response = httpx.get(f"{gateway.url}/chat/completions", headers={"x-api-key": TOKEN})
+    response = RAW.get(f"{gateway.url}/chat/completions")
     assert (response.status_code, response.headers["allow"], bool(error_of(response))) == (405, "POST", True)
 
 
@@ -241,7 +238,7 @@ def test_too_many_calls_a_minute_are_told_when_to_come_back(tmp_path: Path) -> N
         gateway.publish(model)
         url = gateway.attempt_url(*gateway.begin(Mode.PRODUCTION, metadata={"budget": {"calls_per_minute": 6}}))
         url_of_others = gateway.attempt_url(*gateway.begin(Mode.PRODUCTION))
-        answers = [CLIENT.post(f"{url}/chat/completions", json=BODY) for _ in range(9)]
+        answers = [RAW.post(f"{url}/chat/completions", json=BODY) for _ in range(9)]
         refused = [one for one in answers if one.status_code == 429]
         assert 0 < len(refused) <= 3
         assert error_of(refused[0])["code"] == "rate_limit_exceeded"

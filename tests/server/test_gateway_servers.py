@@ -13,7 +13,17 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_parts import TOKEN, TRAINER_TOKEN, RawAnswer, RawServer, RunningGateway, headers_of, unused_url
+from gateway_parts import (
+    RAW,
+    TOKEN,
+    TRAINER_TOKEN,
+    RawAnswer,
+    RawServer,
+    RunningGateway,
+    client,
+    headers_of,
+    unused_url,
+)
 
 from coterie import conventions as names
 from coterie.testing import Fault, Reply, ScriptedModel
@@ -25,7 +35,7 @@ QUESTION = [{"role": "user", "content": "How many?"}]
 
 
 def ask(url: str, **options: Any) -> str:
-    one = openai.OpenAI(base_url=url, api_key=TOKEN, **{"max_retries": 0, "timeout": 20} | options)
+    one = client(url, **options)
     return one.chat.completions.create(model="any", messages=QUESTION).choices[0].message.content or ""
 
 
@@ -106,7 +116,7 @@ def test_calls_of_a_rollout_stay_with_one_server_and_move_when_it_is_down(tmp_pa
             gone, left = (first, "b") if len(first.requests) else (second, "a")
             gone.stop()
             assert {ask(gateway.attempt_url(*ids)) for ids in attempts} == {left}
-            states = httpx.get(f"{gateway.root}/policies", headers={"authorization": f"Bearer {TRAINER_TOKEN}"}).json()
+            states = RAW.get(f"{gateway.root}/policies", headers={"authorization": f"Bearer {TRAINER_TOKEN}"}).json()
             assert sorted(one["up"] for one in states["servers"].values()) == [False, True]
 
 
@@ -195,7 +205,7 @@ def test_an_endpoint_that_names_the_gateway_works_with_backends_and_is_a_loop_wi
         with RunningGateway(tmp_path) as gateway:
             gateway.publish(Endpoint(gateway.url, "tiny", "team", api_key_env=None))
             with pytest.raises(openai.APIStatusError) as raised:
-                openai.OpenAI(base_url=gateway.url, api_key=TOKEN, max_retries=0).chat.completions.create(
+                client(gateway.url).chat.completions.create(
                     model="any",
                     messages=QUESTION,
                     extra_headers={"x-coterie-gateway": gateway.gateway._id},
@@ -236,7 +246,7 @@ def test_who_waits_too_long_for_a_paused_policy_is_told(tmp_path: Path) -> None:
     with ScriptedModel(lambda body: "hi") as model, RunningGateway(tmp_path, settings) as gateway:
         gateway.publish(model)
         headers = {"authorization": f"Bearer {TRAINER_TOKEN}"}
-        assert httpx.post(f"{gateway.root}/policies/team/pause", headers=headers, json={}).json()["drained"]
+        assert RAW.post(f"{gateway.root}/policies/team/pause", headers=headers, json={}).json()["drained"]
         with pytest.raises(openai.InternalServerError) as raised:
             ask(gateway.url)
         assert raised.value.code == "policy_paused"
@@ -250,7 +260,7 @@ def test_pausing_needs_the_trainers_token_and_a_policy_that_there_is(tmp_path: P
 
         def post(policy: str, token: str, **body: Any) -> int:
             headers = {"authorization": f"Bearer {token}"}
-            return httpx.post(f"{gateway.root}/policies/{policy}/pause", headers=headers, json=body).status_code
+            return RAW.post(f"{gateway.root}/policies/{policy}/pause", headers=headers, json=body).status_code
 
         assert post("team", TOKEN) == 403
         assert post("nobody", TRAINER_TOKEN) == 404
@@ -284,7 +294,7 @@ def test_a_role_goes_to_its_endpoint(tmp_path: Path) -> None:
         assert ask(gateway.attempt_url(rollout, attempt, "coder")) == "coder"
         told = headers_of("ca-1", rollout, attempt, "coder")
         assert ask(gateway.url, default_headers=told) == "coder"
-        by_name = openai.OpenAI(base_url=gateway.url, api_key=TOKEN)
+        by_name = client(gateway.url)
         answer = by_name.chat.completions.create(model="coders", messages=QUESTION)
         assert answer.choices[0].message.content == "coder"
 
