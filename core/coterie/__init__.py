@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from coterie.capture import uninstrument as uninstrument
     from coterie.connecting import connect as connect
     from coterie.errors import CoterieError as CoterieError
-    from coterie.gateway_url import gateway_url as gateway_url
+    from coterie.gateway_address import gateway_url as gateway_url
     from coterie.recording import record as record
     from coterie.rewards import calls as calls
     from coterie.rewards import reward as reward
@@ -26,7 +26,7 @@ _PUBLIC = {
     "uninstrument": ("coterie.capture", "uninstrument"),
     "connect": ("coterie.connecting", "connect"),
     "CoterieError": ("coterie.errors", "CoterieError"),
-    "gateway_url": ("coterie.gateway_url", "gateway_url"),
+    "gateway_url": ("coterie.gateway_address", "gateway_url"),
     "record": ("coterie.recording", "record"),
     "calls": ("coterie.rewards", "calls"),
     "reward": ("coterie.rewards", "reward"),
