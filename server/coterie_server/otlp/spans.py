@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -27,6 +26,8 @@ SPAN_KIND = "otel.span.kind"
 LINKS = "otel.links"
 
 LATEST_NS = 2**63 - 1
+MOST_NAMES = 10_000
+"""Names that are remembered: a client may make up ever new ones."""
 REASONS_TOLD = 5
 """Rejected spans whose reasons an answer tells."""
 
@@ -122,15 +123,12 @@ def _span(span: Any, more: Mapping[str, JSON], rollout_id: JSON, attempt_id: JSO
         status=_STATUS.get(status.code, SpanStatus.UNSET),
         status_message=without_password(status.message),
         attributes=attributes,
-        events=tuple(
-            [
-                SpanEvent(
-                    without_password(event.name), min(event.time_unix_nano, LATEST_NS), _attributes(event.attributes)
-                )
-                for event in span.events
-            ]
-        ),
+        events=tuple(map(_event, span.events)) if span.events else (),
     )
+
+
+def _event(event: Any) -> SpanEvent:
+    return SpanEvent(without_password(event.name), min(event.time_unix_nano, LATEST_NS), _attributes(event.attributes))
 
 
 def _attributes(pairs: Iterable[Any]) -> dict[str, JSON]:
@@ -143,10 +141,19 @@ def _attributes(pairs: Iterable[Any]) -> dict[str, JSON]:
             found[name] = text
         else:
             found[name] = without_password(text) if text else _value(value)
-    for name in found:
-        if _is_secret(name):
-            found[name] = HIDDEN
+    if not _PLAIN_NAMES.issuperset(found):
+        _hide_secrets(found)
     return found
+
+
+def _hide_secrets(attributes: dict[str, JSON]) -> None:
+    if len(_PLAIN_NAMES) > MOST_NAMES:
+        _PLAIN_NAMES.clear()
+    for name in attributes:
+        if is_secret(name):
+            attributes[name] = HIDDEN
+        else:
+            _PLAIN_NAMES.add(name)
 
 
 def _value(value: Any) -> JSON:
@@ -195,6 +202,7 @@ _DOUBLE_BYTES = 11
 """Of an element: its tag and length, the tag of the double, and 8 for the number."""
 _KINDS = {2: "server", 3: "client", 4: "producer", 5: "consumer"}
 _STATUS = {1: SpanStatus.OK, 2: SpanStatus.ERROR}
-_is_secret = lru_cache(4096)(is_secret)
+_PLAIN_NAMES: set[str] = set()
+"""Names of attributes that were looked at before and are no secrets."""
 
 __all__ = ["DecodeError", "Taken", "read_spans"]
