@@ -4,9 +4,12 @@ attempt of this one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import quote
 
+from coterie.connecting import TOKEN_VARIABLE
 from coterie.scope import current_scope
+from coterie.vocabulary import Endpoint
 
 
 def gateway_url(server: str, role: str | None = None) -> str:
@@ -24,3 +27,10 @@ def gateway_url(server: str, role: str | None = None) -> str:
     if role is not None:
         path += f"/role/{quote(role, safe='')}"
     return f"{path}/v1"
+
+
+def through_gateway(endpoint: Endpoint, server: str) -> Endpoint:
+    """The endpoint as agents reach it through a server's gateway, which knows where its model is: with the token of this
+    process as the key.
+    """
+    return replace(endpoint, base_url=f"{server.rstrip('/')}/gateway/v1", api_key_env=TOKEN_VARIABLE)

@@ -54,6 +54,10 @@ def run(
     lease: Annotated[
         float, typer.Option(metavar="SECONDS", help="After so long without a sign of life others take over.")
     ] = 60.0,
+    gateway: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Agents call their models through the gateway of this `coterie serve`."),
+    ] = None,
     worker: Annotated[
         str | None, typer.Option(metavar="NAME", help="This runner's name in the store; host and process by default.")
     ] = None,
@@ -77,6 +81,8 @@ def run(
     for name, seconds in (("--drain-seconds", drain_seconds), ("--lease", lease)):
         if not (math.isfinite(seconds) and seconds >= (1.0 if name == "--lease" else 0.0)):
             raise ConfigError(f"{name} {seconds}: it must be a finite number of at least {int(name == '--lease')}.")
+    if gateway is not None and not gateway.startswith(("http://", "https://")):
+        raise ConfigError(f"--gateway {gateway}: give a server's address, such as http://127.0.0.1:4747.")
     from coterie.apps import let_clients_be_made, load_app
     from coterie.cli.run_display import make_display
 
@@ -91,6 +97,7 @@ def run(
         "deadline_seconds": deadline,
         "lease_seconds": lease,
         "worker": worker,
+        "gateway": gateway,
         "idle_seconds": 0.0 if once else until_idle,
     }
     display = make_display(as_json=as_json)

@@ -78,6 +78,7 @@ class Attempts:
         flush_seconds: How often what they recorded is written while they run.
         patience_seconds: How long an attempt waits for a store that is away, to begin or to end; None means until it is
             back.
+        gateway: The address of a server through whose gateway they call their models; None means straight.
         memory_bytes: How much of what they recorded may wait in memory; the rest waits on disk.
         on_end: Called at the end of each.
     """
@@ -91,6 +92,7 @@ class Attempts:
         deadline_seconds: float | None = None,
         flush_seconds: float = FLUSH_SECONDS,
         patience_seconds: float | None = None,
+        gateway: str | None = None,
         memory_bytes: int = MEMORY_BYTES,
         on_end: Callable[[Ended], None] | None = None,
     ) -> None:
@@ -104,7 +106,7 @@ class Attempts:
         self.room = asyncio.Event()
         """Set whenever an attempt ends or its end is written, and when waiting spans were written."""
         self._on_end = on_end
-        self._pins = Pins(store)
+        self._pins = Pins(store, gateway=gateway)
         self._backlog = Backlog(memory_bytes=memory_bytes)
         self._writing = Writing(store, self.reach)
         self._statistics = RunnerStatistics()

@@ -56,6 +56,8 @@ class Runner:
         run_id: Take only rollouts of this run.
         grace_seconds: How long a cancelled async function may take to clean up.
         idle_seconds: Take no more work after there was none for so long and nothing runs; None means to wait for ever.
+        gateway: The address of a ``coterie serve`` through whose gateway agents call the models of their rollouts; None
+            means straight to their endpoints, which must be within reach.
         memory_bytes: How much of what running attempts recorded may wait in memory; more waits on disk.
         on_end: Called at the end of each attempt.
 
@@ -77,6 +79,7 @@ class Runner:
         run_id: str | None = None,
         grace_seconds: float = 5.0,
         idle_seconds: float | None = None,
+        gateway: str | None = None,
         memory_bytes: int = MEMORY_BYTES,
         on_end: Callable[[Ended], None] | None = None,
     ) -> None:
@@ -107,6 +110,7 @@ class Runner:
             name=function.name,
             lease_seconds=lease_seconds,
             deadline_seconds=deadline_seconds,
+            gateway=gateway,
             memory_bytes=memory_bytes,
             on_end=on_end,
         )

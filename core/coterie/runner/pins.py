@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from coterie.errors import ConfigError, NotFoundError
+from coterie.gateway_address import through_gateway
 from coterie.roles import RoleMap
 from coterie.scope import PromptVersion
 from coterie.store.base import Store
@@ -32,8 +33,10 @@ class Pinned:
 class Pins:
     """Looks up pinned resources, each version once, and what a rollout's run says of its agents."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, gateway: str | None = None) -> None:
+        """With ``gateway``, a server's address, endpoints are given as they are reached through its gateway."""
         self._store = store
+        self._gateway = gateway
         self._known: dict[tuple[tuple[str, int], ...], Pinned] = {}
         self._agents: dict[str, Mapping[str, str]] = {}
         """Run to its map of agent names, which never changes."""
@@ -76,7 +79,8 @@ class Pins:
                     f"have: {error}"
                 ) from error
             if resource.kind is ResourceKind.ENDPOINT:
-                endpoints[name] = endpoint_in(resource)
+                endpoint = endpoint_in(resource)
+                endpoints[name] = endpoint if self._gateway is None else through_gateway(endpoint, self._gateway)
             elif resource.kind is ResourceKind.PROMPT:
                 role, prompt = prompt_in(resource)
                 prompts[role] = prompt
