@@ -17,10 +17,12 @@ from scripted_backend import ScriptedBackend
 
 import coterie
 from coterie.assembly import load_episodes
+from coterie.store.sqlite import SqliteStore
 from coterie.testing import ScriptedModel
-from coterie.vocabulary import RolloutState, RunState
+from coterie.vocabulary import AttemptState, FailureCause, Rollout, RolloutState, RunState
 from coterie_trainers import loop
-from coterie_trainers.config import TrainConfig
+from coterie_trainers.config import Runner, TrainConfig
+from coterie_trainers.runners import tries
 
 APP = """
 import itertools, coterie
@@ -146,3 +148,16 @@ async def test_nobody_comes_is_said(folder: Path, model: ScriptedModel, monkeypa
 def test_a_store_of_its_own_would_not_be_found(folder: Path):
     with pytest.raises(ValidationError, match="store: URL"):
         TrainConfig.model_validate({**config(folder).model_dump(), "store": None})
+
+
+async def test_a_rollout_may_be_lost_with_its_runner_but_not_fail(tmp_path: Path):
+    """Two leases that run out do not use up the one attempt that it has; its own error does."""
+    clock = [0]
+    async with await SqliteStore.open(tmp_path / "team.db", clock=lambda: clock[0]) as store:
+        await store.add_tasks([coterie.Task("t", 1)])
+        await store.enqueue([Rollout("t", **tries(Runner(deadline_seconds=5)))])
+        for now_ns in (0, 10**12, 2 * 10**12):
+            clock[0] = now_ns
+            (lease,) = await store.lease("w", lease_seconds=1)
+        ended = await store.finish(lease.attempt.id, AttemptState.FAILED, cause=FailureCause.ERROR)
+    assert (lease.attempt.number, ended.state) == (3, RolloutState.DEAD)

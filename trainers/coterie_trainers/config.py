@@ -126,6 +126,8 @@ class Runner(Section):
     """Attempts at once, here."""
     deadline_seconds: PositiveFloat = 60.0
     max_attempts: PositiveInt = 1
+    lost_attempts: PositiveInt = 3
+    """Elsewhere: how many attempts of a rollout may be lost with their runner; these do not count as its own failures."""
     patience_seconds: PositiveFloat = 30.0
     """Elsewhere: how long rollouts may wait without a runner before a warning."""
 

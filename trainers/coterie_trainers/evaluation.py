@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from coterie.assembly import load_rewards
 from coterie.episodes import Episode
@@ -22,11 +23,12 @@ CHUNK = 64
 class Evaluator:
     """Makes evaluation rollouts of one run."""
 
-    def __init__(self, store: Store, run_id: str, progress: Progress, *, deadline_seconds: float | None = None) -> None:
+    def __init__(self, store: Store, run_id: str, progress: Progress, tries: Mapping[str, Any]) -> None:
+        """``tries`` are the fields of a rollout that say how long and how often it is tried."""
         self.store = store
         self.run_id = run_id
         self.progress = progress
-        self.deadline_seconds = deadline_seconds
+        self.tries = tries
 
     async def measure_test(
         self, evaluation: str, tasks: Sequence[Task], pinned: Mapping[str, int], *, samples: int
@@ -68,7 +70,7 @@ class Evaluator:
                 step=step,
                 resources=pinned,
                 sampling=sampling or {},
-                deadline_seconds=self.deadline_seconds,
+                **self.tries,
                 metadata=metadata or {},
             )
             for task in tasks

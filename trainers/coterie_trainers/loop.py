@@ -51,7 +51,7 @@ from coterie_trainers.draws import draw_tasks
 from coterie_trainers.evaluation import Evaluator, team_success
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
-from coterie_trainers.runners import runner_here, runners_elsewhere
+from coterie_trainers.runners import runner_here, runners_elsewhere, tries
 from coterie_trainers.team import load_team
 from coterie_trainers.workspace import Workspace
 
@@ -144,7 +144,7 @@ class _Loop:
         self.estimate = estimate
         self.pinned: dict[str, int] = {}
         self.endpoints: dict[str, Endpoint] = {}
-        self.evaluator = Evaluator(store, run.id, progress, deadline_seconds=config.runner.deadline_seconds)
+        self.evaluator = Evaluator(store, run.id, progress, tries(config.runner))
         self.session = new_id("s")
 
     async def run(self, resumed: bool) -> Run:
@@ -251,8 +251,7 @@ class _Loop:
                 group_id=f"{self.record.id}/{step}/{task.id}",
                 step=step,
                 resources=self.pinned,
-                max_attempts=config.runner.max_attempts,
-                deadline_seconds=config.runner.deadline_seconds,
+                **tries(config.runner),
                 metadata={"session": self.session},
             )
             for task in tasks

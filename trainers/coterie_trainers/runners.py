@@ -6,13 +6,26 @@ import asyncio
 import contextlib
 import shlex
 from collections.abc import AsyncIterator
+from typing import Any
 
 from coterie.rollouts import RolloutFunction
 from coterie.runner import Runner
 from coterie.store.base import Store
-from coterie.vocabulary import RolloutState, Run
+from coterie.vocabulary import FailureCause, RetryPolicy, RolloutState, Run
 from coterie_trainers.config import Runner as RunnerConfig
 from coterie_trainers.progress import Progress
+
+
+def tries(config: RunnerConfig) -> dict[str, Any]:
+    """The fields of a rollout that say how long and how often it is tried."""
+    limits = dict.fromkeys(FailureCause, config.max_attempts) | {
+        FailureCause.LEASE_EXPIRED: max(config.lost_attempts, config.max_attempts)
+    }
+    return {
+        "deadline_seconds": config.deadline_seconds,
+        "max_attempts": config.max_attempts + limits[FailureCause.LEASE_EXPIRED] - 1,
+        "retry": RetryPolicy(by_cause=limits),
+    }
 
 
 @contextlib.asynccontextmanager
