@@ -30,6 +30,7 @@ from coterie.scope import AttemptScope, attempt_scope
 from coterie.store.base import Store
 from coterie.testing import Fault, ListSink, Reply, ScriptedModel
 from coterie.vocabulary import AttemptState, Endpoint, Mode, Resource, ResourceKind, Span, SpanStatus
+from coterie_server.gateway.spool import SpanWriter
 from coterie_server.tokens import Scope, TokenFile
 
 QUESTION = [{"role": "user", "content": "How many?"}]
@@ -423,6 +424,21 @@ def test_the_spool_keeps_what_the_store_does_not_take(tmp_path: Path) -> None:
             while any(path.stat().st_size for path in (tmp_path / "spool").iterdir()) and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert not any(path.stat().st_size for path in (tmp_path / "spool").iterdir())
+
+
+async def test_a_spool_that_is_closed_twice_closes_nothing_else(tmp_path: Path) -> None:
+    async with coterie.connect(tmp_path / "runs.db") as store:
+        writer = SpanWriter(store, tmp_path / "spool", lambda count: None)
+        writer.start()
+        await writer.close(1)
+        # The system gives the number of the spool's file to the next ones.
+        others = [os.open(tmp_path / "runs.db", os.O_RDONLY) for _ in range(20)]
+        await writer.close(1)
+        writer.add(Span("0" * 32, "0" * 16, "late", 1, 2))
+        for other in others:
+            os.fstat(other)
+            os.close(other)
+    assert not list((tmp_path / "spool").iterdir())
 
 
 def test_new_calls_are_refused_while_too_many_wait_to_be_recorded(tmp_path: Path) -> None:

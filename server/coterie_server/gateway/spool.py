@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ class SpanWriter:
         await committed
 
     async def close(self, seconds: float) -> None:
-        """Write what is left. What the store does not take in ``seconds`` stays in the folder, or is reported lost."""
+        """Write what is left. What the store does not take in ``seconds`` stays in the folder, or is reported lost. A second
+        call does nothing.
+        """
+        if self._closing:
+            return
         self._closing = True
         self._came.set()
         if self._task is not None:
@@ -156,7 +161,7 @@ class _File:
     """One file a process, a span a line; emptied whenever all of it is in the store."""
 
     folder: Path
-    _handle: int = -1
+    _file: FileIO | None = None
     _path: Path | None = None
     _left: list[Path] = field(default_factory=list)
     """Files of former processes, until their spans are in the store."""
@@ -168,21 +173,28 @@ class _File:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._left = [path for path in self.folder.glob("*.spans") if not _alive(path)]
             self._path = self.folder / f"{os.getpid()}.spans"
-            self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self._size = os.fstat(self._handle).st_size
+            self._file = FileIO(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+            self._size = os.fstat(self._file.fileno()).st_size
+            if self._size:  # left by a former process of the same id, perhaps in the middle of a line
+                self._size += self._file.write(b"\n") or 0
         except OSError as error:
             raise ConfigError(f"gateway.spool: {self.folder}: {error.strerror}") from error
         return [span for path in self._left for span in _read(path)]
 
     def append(self, span: Span) -> None:
         """Write a span."""
+        if self._file is None:
+            return  # closed: what comes now waits in memory alone
         line = orjson.dumps(span, option=orjson.OPT_APPEND_NEWLINE, default=_plain)
-        self._size += os.write(self._handle, line)
+        try:
+            self._size += self._file.write(line) or 0
+        except OSError as error:
+            _log.error("The span of a call could not be kept in %s until it is in the store: %s", self._path, error)
 
     def empty(self) -> None:
         """Forget all."""
-        if self._size:
-            os.ftruncate(self._handle, 0)
+        if self._size and self._file is not None:
+            self._file.truncate(0)
             self._size = 0
         while self._left:
             path = self._left.pop()
@@ -190,9 +202,12 @@ class _File:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove it, if nothing waits in it."""
-        os.close(self._handle)
-        if not self._size and self._path is not None:
+        """Remove it, if nothing waits in it. A second call does nothing."""
+        if self._file is None or self._path is None:
+            return
+        self._file.close()
+        self._file = None
+        if not self._size:
             self._path.unlink(missing_ok=True)
 
 
