@@ -177,13 +177,14 @@ def _value(value: Any) -> JSON:
 def _array(content: bytes) -> list[JSON]:
     """A list. Numbers of one kind are read at once, if it is certain by the number of bytes that nothing else is there."""
     merged = Numbers.FromString(content).values
-    integers = merged.int_value
+    integers: list[JSON] = merged.int_value[:]  # quicker than list()
+    doubles: list[JSON] = merged.double_value[:]
     if integers:
         # An element is a tag and a length beside what the integer takes in the merged message.
         if len(content) == merged.ByteSize() + 2 * len(integers):
-            return integers[:]  # quicker than list()
-    elif len(content) == _DOUBLE_BYTES * len(merged.double_value):
-        return merged.double_value[:]
+            return integers
+    elif len(content) == _DOUBLE_BYTES * len(doubles):
+        return doubles
     return [_value(one) for one in ArrayValue.FromString(content).values]
 
 
