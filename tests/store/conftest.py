@@ -16,7 +16,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs PostgreSQL, so that it can be chosen or left out."""
     for item in items:
         parameters = getattr(item, "callspec", None)
-        if parameters is not None and "postgresql" in parameters.params.values():
+        if parameters is not None and "postgresql" in [
+            value for value in parameters.params.values() if isinstance(value, str)
+        ]:
             item.add_marker(pytest.mark.postgres)
 
 
