@@ -52,7 +52,7 @@ async def test_servers_runners_and_the_database_are_killed(database: PostgresSer
         up.set()
 
     restarts: list[asyncio.Task[None]] = []
-    others: list[Victim] = [(up.is_set, kill_the_database)] * 2
+    others: list[Victim] = [(up.is_set, kill_the_database)] * 3
     await play(team, KILLS, others)
     await asyncio.gather(*restarts)
 
@@ -88,9 +88,10 @@ async def play(team: Team, kills: int, others: Sequence[Victim] = (), *, only_se
         while done < kills:
             await asyncio.sleep(choose.uniform(0.0, 1.0))
             team.keep_alive()
-            is_up, kill = choose.choice(victims)
-            if (is_up() and driver.acknowledged > seen) or choose.random() < 0.05:
-                await kill()
+            hasty = choose.random() < 0.05
+            at_work = [kill for is_up, kill in victims if hasty or is_up()]
+            if at_work and (hasty or driver.acknowledged > seen):
+                await choose.choice(at_work)()
                 done += 1
                 seen = driver.acknowledged
         driver.stopped.set()
