@@ -97,7 +97,7 @@ def test_numbers_with_an_exponent_are_numbers_in_the_file(tmp_path: Path):
         ({"training": {"steps": True}}, "training.steps = True is not allowed."),
         ({"training": {"clip_ratio": float("nan")}}, "training.clip_ratio = nan is not allowed."),
         ({"training": {"loss_aggregation": "sum"}}, "'seq-mean-token-mean', 'token-mean' or 'seq-mean-token-sum'"),
-        ({"runner": 3}, "runner = 3 is not allowed. It is a mapping of: concurrency, deadline_seconds"),
+        ({"runner": 3}, "runner = 3 is not allowed. It is a mapping of: where, concurrency, deadline_seconds"),
         ({"runner": None}, "runner = None is not allowed."),
         ({"policies": {}}, "policies = {} is not allowed."),
         ({"policies": {"a": {"model": "m", "role": "x"}}}, "unknown key 'policies.a.role'. Did you mean 'roles'?"),

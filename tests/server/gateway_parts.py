@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import socket
 import threading
@@ -136,7 +135,7 @@ class RunningGateway:
             parts = Parts(self.store, self.settings, Tokens(write_tokens(self.folder / "tokens")))
             self.registry = parts.metrics.registry
             app = create_app(parts)
-            self.gateway = next(one for one in gc.get_referents(app._app.__dict__) if isinstance(one, Gateway))
+            self.gateway = next(one for one in vars(app._app).values() if isinstance(one, Gateway))
             config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2)
             self._server = uvicorn.Server(config)
             # Not in the main thread: signals are not its own.
