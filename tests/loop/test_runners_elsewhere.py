@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loop_parts import Told, small_config, write_project
 from pydantic import ValidationError
 from scripted_backend import ScriptedBackend
 
@@ -41,48 +40,16 @@ async def team(task):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "app.py").write_text(APP)
-    for split in ("train", "val", "test"):
-        lines = [json.dumps({"id": f"{split}-{n}", "input": n}) for n in range(3)]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
-    return tmp_path
-
-
-@pytest.fixture
-def model() -> Iterator[ScriptedModel]:
-    with ScriptedModel(lambda request: "fine") as served:
-        yield served
+    return write_project(tmp_path, APP)
 
 
 def config(folder: Path, **runner: Any) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "name": "t",
-            "store": f"sqlite:///{folder / 'team.db'}",
-            "dataset": {split: f"{split}.jsonl" for split in ("train", "val", "test")},
-            "agents": {"solver": "expert"},
-            "policies": {"team": {"model": "m"}},
-            "training": {"steps": 2, "tasks_per_step": 3, "rollouts_per_task": 2},
-            "evaluation": {"every": 2, "test_samples": 1},
-            "runner": {"where": "elsewhere", "deadline_seconds": 20, **runner},
-        }
+    return small_config(
+        evaluation={"every": 2},
+        runner={"where": "elsewhere", "deadline_seconds": 20, **runner},
+        store=f"sqlite:///{folder / 'team.db'}",
+        agents={"solver": "expert"},
     )
-
-
-class Notes:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def stage(self, name: str, total: int | None = None) -> None: ...
-    def advance(self, amount: int = 1, **figures: float | str) -> None: ...
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def close(self) -> None: ...
 
 
 def runner_process(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
@@ -102,11 +69,11 @@ async def until(found: Any, seconds: float = 60.0) -> Any:
 async def test_the_told_command_plays_the_run(folder: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch):
     """Two runners, started by the very command that the trainer names, without a key of OpenAI's."""
     monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
-    notes = Notes()
+    told = Told()
     training = asyncio.create_task(
-        loop.train("app.py:team", config(folder), folder=folder, work=folder / "work", progress=notes)
+        loop.train("app.py:team", config(folder), folder=folder, work=folder / "work", progress=told)
     )
-    command = await until(lambda: next((n for n in notes.notes if "coterie run" in n), None) or training.done() or None)
+    command = await until(lambda: next((n for n in told.notes if "coterie run" in n), None) or training.done() or None)
     assert isinstance(command, str), training.exception()
     arguments = command.split("coterie run ")[1].split()
     runners = [runner_process(arguments, folder) for _ in range(2)]
@@ -130,14 +97,14 @@ async def test_the_told_command_plays_the_run(folder: Path, model: ScriptedModel
 
 async def test_nobody_comes_is_said(folder: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
-    notes = Notes()
+    told = Told()
     training = asyncio.create_task(
         loop.train(
-            "app.py:team", config(folder, patience_seconds=0.2), folder=folder, work=folder / "work", progress=notes
+            "app.py:team", config(folder, patience_seconds=0.2), folder=folder, work=folder / "work", progress=told
         )
     )
     try:
-        warning = await until(lambda: next(iter(notes.warnings), None))
+        warning = await until(lambda: next(iter(told.warnings), None))
     finally:
         training.cancel()
         await asyncio.gather(training, return_exceptions=True)

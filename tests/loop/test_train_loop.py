@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loop_parts import Told, small_config, write_project
 from scripted_backend import ScriptedBackend
 
 import coterie
@@ -75,30 +74,11 @@ async def hangs(task):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "app.py").write_text(APP)
-    for split in ("train", "val", "test"):
-        lines = [json.dumps({"id": f"{split}-{n}", "input": n}) for n in range(3)]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
-    return tmp_path
-
-
-@pytest.fixture
-def model() -> Iterator[ScriptedModel]:
-    with ScriptedModel(lambda request: "fine") as served:
-        yield served
+    return write_project(tmp_path, APP)
 
 
 def config(**training: Any) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "name": "t",
-            "dataset": {split: f"{split}.jsonl" for split in ("train", "val", "test")},
-            "policies": {"team": {"model": "m"}},
-            "training": {"steps": 2, "tasks_per_step": 3, "rollouts_per_task": 2, **training},
-            "evaluation": {"every": 1, "test_samples": 1},
-            "runner": {"concurrency": 1, "deadline_seconds": 2},
-        }
-    )
+    return small_config(training=training, evaluation={"every": 1}, runner={"concurrency": 1, "deadline_seconds": 2})
 
 
 async def run_loop(
@@ -110,21 +90,8 @@ async def run_loop(
 ) -> Run:
     monkeypatch.setattr(loop, "make_backend", lambda *_: backend)
     return await asyncio.wait_for(
-        loop.train(f"app.py:{app}", settings or config(), folder=folder, work=folder / "work", progress=Quiet()), 60
+        loop.train(f"app.py:{app}", settings or config(), folder=folder, work=folder / "work", progress=Told()), 60
     )
-
-
-class Quiet:
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def stage(self, name: str, total: int | None = None) -> None: ...
-    def advance(self, amount: int = 1, **figures: float | str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def close(self) -> None: ...
 
 
 async def ended(folder: Path, mode: Mode = Mode.TRAIN) -> tuple[list[Any], list[Any]]:
@@ -199,7 +166,7 @@ async def test_two_runs_share_one_store(folder, model, monkeypatch):
     for name in ("one", "two"):
         settings = config(steps=1).model_copy(update={"name": name, "store": str(folder / "shared.db")})
         for _ in range(2):
-            run = await loop.train("app.py:team", settings, folder=folder, work=folder / name, progress=Quiet())
+            run = await loop.train("app.py:team", settings, folder=folder, work=folder / name, progress=Told())
             runs.append(run.id)
     assert runs[0] == runs[1] != runs[2] == runs[3]
 
