@@ -64,6 +64,16 @@ def test_the_name_connect_stays_a_function_and_imports_no_database() -> None:
     assert told.stdout == "False False\n"
 
 
+def test_a_program_that_reaches_a_server_imports_no_database() -> None:
+    pytest.importorskip("aiohttp")
+    program = (
+        "import sys, coterie; coterie.connect('http://127.0.0.1:1'); "
+        "print('coterie.store.http' in sys.modules, 'sqlalchemy' in sys.modules, 'sqlmodel' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "True False False\n"
+
+
 @pytest.mark.parametrize(
     ("address", "package", "extra"),
     [("postgresql://me:hush@host/db", "psycopg", "postgres"), ("http://host:8080", "aiohttp", "client")],

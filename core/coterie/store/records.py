@@ -19,7 +19,6 @@ from pydantic_core import from_json
 
 from coterie import conventions
 from coterie.errors import RewardError, StoreError
-from coterie.store.tables import DELAYED
 from coterie.vocabulary import (
     JSON,
     Attempt,
@@ -44,6 +43,10 @@ from coterie.vocabulary import (
 
 Row = Any
 """A result row with an attribute a column."""
+
+DELAYED = "delayed"
+"""State in the table of a rollout that is queued but not available yet. It is of its own, so that who looks for work
+does not have to pass over those that wait for their time."""
 
 
 def task_row(task: Task) -> dict[str, Any]:

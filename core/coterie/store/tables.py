@@ -11,12 +11,10 @@ from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, UniqueCo
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
+from coterie.store.records import DELAYED
+
 SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite counts rows by itself only in a column of exactly the type INTEGER."""
-
-DELAYED = "delayed"
-"""State in the table of a rollout that is queued but not available yet. It is of its own, so that who looks for work
-does not have to pass over those that wait for their time."""
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:

@@ -26,7 +26,7 @@ from coterie.store.locks import (
     lock_running_attempts_at,
 )
 from coterie.store.statements import grouped, in_portions, insert_new, one_of, page, replace, rows_in
-from coterie.store.tables import ATTEMPTS, DELAYED, RESOURCES, REWARDS, ROLLOUTS, SPANS, TASKS
+from coterie.store.tables import ATTEMPTS, RESOURCES, REWARDS, ROLLOUTS, SPANS, TASKS
 from coterie.store.traces import add_rewards, add_spans, delete_spans
 from coterie.store.writer import Transaction
 from coterie.vocabulary import (
@@ -304,7 +304,7 @@ def list_rollouts(connection: Connection, filters: Mapping[str, Any], after: str
     """A page of rollouts in the order in which they were queued."""
     states = [filters.get("state")]
     if states == [RolloutState.QUEUED]:
-        states.append(DELAYED)
+        states.append(records.DELAYED)
     pages = [
         page(
             connection,
@@ -628,7 +628,7 @@ _OVERDUE = (
     .with_for_update(key_share=True, skip_locked=True, of=[ROLLOUTS, ATTEMPTS])
 )
 # Written out, because SQLite uses the index of the delayed ones only when it can read that they are asked for.
-_IS_DELAYED = ROLLOUTS.c.state == literal_column(f"'{DELAYED}'")
+_IS_DELAYED = ROLLOUTS.c.state == literal_column(f"'{records.DELAYED}'")
 _NEXT_TIMES = select(
     select(func.min(ATTEMPTS.c.lease_expires_ns)).where(_IS_RUNNING).scalar_subquery().label("expiry"),
     select(func.min(ROLLOUTS.c.available_ns)).where(_IS_DELAYED).scalar_subquery().label("available"),
@@ -653,7 +653,7 @@ _PUT_OFF_AGAIN = (
             ROLLOUTS.c.seq, ROLLOUTS.c.state == RolloutState.QUEUED.value, ROLLOUTS.c.available_ns > bindparam("now")
         )
     )
-    .values(state=DELAYED)
+    .values(state=records.DELAYED)
 )
 _PUT_OFF_IN_THE_FUTURE = (
     select(ROLLOUTS)
