@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ import httpx
 import openai
 import pytest
 from gateway_parts import RAW, TOKEN, RawAnswer, RawServer, RunningGateway, client
+from server_parts import ServerProcess
 
 import coterie
 from coterie import conventions as names
@@ -205,28 +204,22 @@ def test_a_call_of_training_is_on_disk_when_its_answer_ends(tmp_path: Path, stre
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``coterie serve`` in a process of its own, and its address."""
-    command = [sys.executable, "-c", "from coterie.cli import main; main()", "serve", "--port", "0"]
-    command += ["--store", f"sqlite:///{tmp_path / 'runs.db'}", "--tokens", str(tmp_path / "tokens")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert process.stdout is not None
-    yield process, process.stdout.readline().split("listens at ")[1].split(",")[0]
-    process.kill()
-    process.wait(10)
-    process.stdout.close()
+def served(tmp_path: Path) -> Iterator[ServerProcess]:
+    """``coterie serve`` with the store and the tokens that the test writes to."""
+    arguments = ["--store", f"sqlite:///{tmp_path / 'runs.db'}", "--tokens", str(tmp_path / "tokens")]
+    with ServerProcess(tmp_path, *arguments) as server:
+        yield server
 
 
 async def test_a_gateway_that_is_killed_loses_no_call_whose_answer_had_ended(
-    tmp_path: Path, served: tuple[subprocess.Popen[str], str]
+    tmp_path: Path, served: ServerProcess
 ) -> None:
-    process, address = served
     token = TokenFile(tmp_path / "tokens").create([Scope.AGENT])[0]
     with ScriptedModel(lambda body: SLOW if body.get("stream") else "hi") as model:
         async with coterie.connect(tmp_path / "runs.db") as store:
             content = {"base_url": model.base_url, "model": "tiny", "policy": "team"}
             await store.publish(Resource("team", ResourceKind.ENDPOINT, content))
-        async with openai.AsyncOpenAI(base_url=f"{address}/gateway/v1", api_key=token, max_retries=0) as one:
+        async with openai.AsyncOpenAI(base_url=f"{served.address}/gateway/v1", api_key=token, max_retries=0) as one:
             await asyncio.sleep(1)  # until the new token and endpoint count
             half = await one.chat.completions.create(model="any", messages=QUESTION, stream=True)
             await anext(half)
@@ -236,8 +229,7 @@ async def test_a_gateway_that_is_killed_loses_no_call_whose_answer_had_ended(
                 answers = await asyncio.gather(
                     *(one.chat.completions.create(model="any", messages=QUESTION) for _ in range(20))
                 )
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait(10)
+                served.stop(signal.SIGKILL)
                 assert not other.execute("SELECT count(*) FROM spans").fetchone()[0]
     (spool,) = (tmp_path / "tokens.spool").iterdir()
     with RunningGateway(tmp_path, {"spool": str(spool)}) as gateway:
