@@ -184,5 +184,5 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _a_store_that_others_reach(self) -> Self:
         if self.runner.where == "elsewhere" and self.store is None:
-            raise ValueError("runner.where is 'elsewhere', so the store must be one that runners reach: set store: URL")
+            raise ValueError("with runner.where 'elsewhere' the store must be one that runners reach: set store: URL")
         return self

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coterie.connecting import connect
 from coterie.errors import ConfigError
 from coterie_server.serving import address_of, listen, run, tls_context
 from coterie_server.settings import Settings, read_settings
@@ -79,6 +80,7 @@ def check(settings: Settings) -> None:
     scheme = settings.store.partition("://")[0].lower() if "://" in settings.store else "sqlite"
     if scheme in ("http", "https"):
         raise ConfigError("--store: a server cannot serve another server's store. Give its database.")
+    connect(settings.store)  # opens nothing yet, but refuses an address of no known kind
     if settings.workers > 1 and scheme == "sqlite":
         raise ConfigError(
             f"--workers {settings.workers}: several processes need PostgreSQL; a SQLite file takes one writer at a time. Give "
