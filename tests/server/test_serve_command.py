@@ -184,6 +184,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"host": "no.such.host.invalid"}, "no such host"),
     ({"workers": 2}, "PostgreSQL"),
     ({"store": "http://127.0.0.1:1"}, "another server"),
+    ({"store": "mysql://db/coterie"}, "unknown kind"),
     ({"tls_cert": Path("missing.pem")}, "missing.pem"),
     ({"tls_key": Path("missing.pem")}, "--tls-cert"),
     ({"config": Path("missing.yaml")}, "missing.yaml"),
