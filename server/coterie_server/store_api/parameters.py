@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from coterie.store import wire
+from coterie.store.filters import SpanFilter
 from coterie.vocabulary import (
     AttemptState,
     FailureCause,
@@ -19,7 +20,6 @@ from coterie.vocabulary import (
     RolloutState,
     RunState,
     Span,
-    SpanStatus,
 )
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -200,18 +200,10 @@ class SpansQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchQuery:
+class SearchQuery(SpanFilter):
     """Conditions on spans. All that are given must hold."""
 
-    run_id: str | None = None
-    rollout_id: str | None = None
-    attempt_id: str | None = None
-    trace_id: str | None = None
-    name: str | None = None
-    role: str | None = None
-    agent_path: str | None = None
-    operation: str | None = None
-    status: SpanStatus | None = None
+    # Those of SpanFilter, in a request only within bounds.
     started_from_ns: Whole | None = None
     started_before_ns: Whole | None = None
     text: str | None = None
