@@ -16,24 +16,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from importlib.metadata import version
-from typing import Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from coterie_server.described import describe_the_rest
 from coterie_server.edge import ROUTE, App, Edge, Receive, Scope, Send
 from coterie_server.gateway import Gateway, gateway_settings, spool_beside
 from coterie_server.health import ROUTES as HEALTH
 from coterie_server.otlp.http import otlp_routes
+from coterie_server.pages import ROUTES as PAGES
 from coterie_server.parts import Parts
 from coterie_server.refusals import Refused, error_body
 from coterie_server.store_api.api import store_routes
-from coterie_server.store_api.openapi import describe
 
 
 def create_app(parts: Parts) -> App:
@@ -88,38 +85,24 @@ class _Paths:
             await self._pages(scope, receive, send)
 
 
-def _pages(gateway: Gateway, drain_seconds: float) -> FastAPI:
+def _pages(gateway: Gateway, drain_seconds: float) -> Starlette:
     """What people look at, and the lifespan."""
 
     @asynccontextmanager
-    async def running(_app: FastAPI) -> AsyncIterator[None]:
+    async def running(_app: Starlette) -> AsyncIterator[None]:
         gateway.start()
         try:
             yield
         finally:
             await gateway.stop(drain_seconds)
 
-    pages = FastAPI(
-        title="Coterie",
-        version=version("coterie"),
-        lifespan=running,
-        redoc_url=None,
-        redirect_slashes=False,
-        exception_handlers={HTTPException: _refused},
-    )
-    described = pages.openapi
-
-    def document() -> dict[str, Any]:
-        if pages.openapi_schema is None:
-            pages.openapi_schema = describe_the_rest(describe(described()))
-        return pages.openapi_schema
-
-    pages.openapi = document  # type: ignore[method-assign]
+    pages = Starlette(routes=PAGES, lifespan=running, exception_handlers={HTTPException: _refused})
+    pages.router.redirect_slashes = False
     return pages
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """What FastAPI's router refuses."""
+    """What the router of the pages refuses."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 404:
