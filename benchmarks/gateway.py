@@ -32,8 +32,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from peers.environments import peer_python
+
 AT_ONCE = 32
-ROOT = Path(__file__).parents[1]
 QUESTION = {
     "model": "tiny",
     "messages": [
@@ -260,22 +261,6 @@ def litellm_proxy(python: str, folder: Path, model_port: int) -> Iterator[tuple[
         yield port, key
 
 
-def peer_python(given: str | None) -> str | None:
-    if given == "none":
-        return None
-    if given is not None:
-        return given
-    home = ROOT / ".nox" / "bench-gateway-peer"
-    python = home / "bin" / "python"
-    pins = ROOT / "requirements" / "bench-gateway-peer.txt"
-    mark = home / "pins.txt"
-    if not mark.exists() or mark.read_text() != pins.read_text():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(pins)], check=True)
-        mark.write_text(pins.read_text())
-    return str(python)
-
-
 def measured(ways: dict[str, tuple[int, str, str]], rounds: int, calls: int) -> dict[str, dict[str, float]]:
     bodies = {"whole": json.dumps(QUESTION).encode(), "streamed": json.dumps({**QUESTION, "stream": True}).encode()}
     found: dict[str, dict[str, list[float]]] = {way: {} for way in ways}
@@ -320,7 +305,7 @@ def main() -> None:
     if given.serve_model:
         asyncio.run(serve_model(given.serve_model))
         return
-    peer = peer_python(given.peer)
+    peer = peer_python("gateway", given.peer)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder, model_port = Path(name), free_port()
         serving = [sys.executable, __file__, "--serve-model", str(model_port)]

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peers.environments import peer_python
 from stores import disk
 
-ROOT = Path(__file__).parents[1]
 STORES = ("sqlite", "postgresql", "http")
 SUITES = ("ingest", "lifecycle", "query", "memory")
 PEER_OF = {"sqlite": "inmemory", "postgresql": "inmemory", "http": "http"}
@@ -98,7 +98,7 @@ def main() -> None:
         name: getattr(arguments, name)
         for name in ("spans", "rollouts", "query_at", "queries", "long_rollout", "memory_spans")
     }
-    python = peer_python(arguments.peer)
+    python = peer_python("store", arguments.peer)
     ours = chosen(arguments.stores, STORES)
     backends = [f"coterie:{kind}" for kind in ours]
     if python is not None:
@@ -200,22 +200,6 @@ def judged(found: Found) -> Iterator[str]:
 
 def told(met: bool) -> str:
     return "met" if met else "MISSED"
-
-
-def peer_python(given: str | None) -> str | None:
-    """The Python of the peer's environment, which is made if need be."""
-    if given == "none":
-        return None
-    if given is not None:
-        return given
-    home = ROOT / ".nox" / "bench-store-peer"
-    pins = ROOT / "requirements" / "bench-store-peer.txt"
-    mark = home / "pins.txt"
-    if not mark.exists() or mark.read_text() != pins.read_text():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(pins)], check=True)
-        mark.write_text(pins.read_text())
-    return str(home / "bin" / "python")
 
 
 def machine() -> dict[str, Any]:
