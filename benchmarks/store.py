@@ -46,8 +46,6 @@ class Target:
     what: str
     times: float | None = None
     """Times the peer's figure of the same name, or of ``peer_what``."""
-    peer: str | None = None
-    """The peer's store, if not the one beside which it runs."""
     peer_what: str | None = None
     figure: str = "per_s"
     at_most: float | None = None
@@ -81,8 +79,8 @@ TARGETS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stores", default="sqlite,postgresql,http")
-    parser.add_argument("--suites", default="ingest,lifecycle,query,memory")
+    parser.add_argument("--stores", default=",".join(STORES))
+    parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", metavar="PYTHON", help="Python of an environment with the peer, or none")
     parser.add_argument("--folder", type=Path, help="where the files lie while measuring; a temporary one by default")
@@ -176,7 +174,7 @@ def judged(found: Found) -> Iterator[str]:
         else:
             assert target.times is not None
             what = target.peer_what or target.what
-            peer = found.get(f"peer:{target.peer or PEER_OF[target.store]}", {}).get(what, {}).get(target.figure)
+            peer = found.get(f"peer:{PEER_OF[target.store]}", {}).get(what, {}).get(target.figure)
             if peer is None:
                 continue
             reached, aim = f"{ours:,.0f}/s = {ours / peer:.1f} x {peer:,.0f}/s", f"at least {target.times:g} x"
