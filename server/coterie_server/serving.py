@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -19,7 +19,6 @@ from coterie.connecting import connect
 from coterie.errors import ConfigError
 from coterie_server.app import create_app
 from coterie_server.connections import guarded, watch_connections
-from coterie_server.otlp.rpc import grpc_server
 from coterie_server.parts import Parts
 from coterie_server.redaction import RedactingFormatter
 from coterie_server.settings import Settings
@@ -97,7 +96,7 @@ async def serve(settings: Settings, listener: socket.socket, ready: Callable[[in
             timeout_graceful_shutdown=round(settings.drain_seconds) or 1,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )
-        async with grpc_server(parts) as grpc_port:
+        async with _otlp_over_grpc(parts) as grpc_port:
             server = _Server(config, parts, lambda: ready(grpc_port))
             watching = asyncio.create_task(watch_connections(server.server_state.connections, settings.limits))
             try:
@@ -137,6 +136,18 @@ def write_log() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+
+
+@contextlib.asynccontextmanager
+async def _otlp_over_grpc(parts: Parts) -> AsyncIterator[int | None]:
+    """Its port while the block runs; None if the settings name none. Then gRPC, which is large, is not even imported."""
+    if parts.settings.grpc_port is None:
+        yield None
+        return
+    from coterie_server.otlp.rpc import grpc_server
+
+    async with grpc_server(parts, parts.settings.grpc_port) as port:
+        yield port
 
 
 class _Server(uvicorn.Server):

@@ -26,16 +26,13 @@ SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 
 
 @asynccontextmanager
-async def grpc_server(parts: Parts) -> AsyncIterator[int | None]:
-    """Take spans over gRPC while the block runs; gives the port, None if the settings name none.
+async def grpc_server(parts: Parts, port: int) -> AsyncIterator[int]:
+    """Take spans over gRPC at a port while the block runs; gives the port, which 0 leaves open.
 
     Raises:
         ConfigError: the port cannot be used.
     """
     settings = parts.settings
-    if settings.grpc_port is None:
-        yield None
-        return
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", settings.limits.body_bytes),
@@ -46,19 +43,19 @@ async def grpc_server(parts: Parts) -> AsyncIterator[int | None]:
     )
     server.add_generic_rpc_handlers([_handlers(parts)])
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    where = f"{host}:{settings.grpc_port}"
+    where = f"{host}:{port}"
     try:
         if settings.tls_cert is None:
-            port = server.add_insecure_port(where)
+            taken = server.add_insecure_port(where)
         else:
             chain = settings.tls_cert.read_bytes()
             key = settings.tls_key.read_bytes() if settings.tls_key else chain
-            port = server.add_secure_port(where, grpc.ssl_server_credentials([(key, chain)]))
+            taken = server.add_secure_port(where, grpc.ssl_server_credentials([(key, chain)]))
     except (RuntimeError, OSError) as error:
         raise ConfigError(f"--grpc-port: the server cannot listen at {where}: {error}") from error
     await server.start()
     try:
-        yield port
+        yield taken
     finally:
         await server.stop(settings.drain_seconds)
 
