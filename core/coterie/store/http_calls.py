@@ -25,7 +25,6 @@ from yarl import URL
 from coterie import errors
 from coterie.errors import ConfigError, CoterieError, StoreError, StoreUnavailableError
 from coterie.store import wire
-from coterie.store.garbage import no_search_for_garbage
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +178,7 @@ class Calls:
         if response.status >= 300:
             raise self._error_of(response.status, content, response.headers)
         try:
-            with no_search_for_garbage():
-                return wire.decode(content) if content else None
+            return wire.decode(content) if content else None
         except ValueError as error:
             raise StoreError(
                 f"store {self.url}: what answers there is no `coterie serve`: {error}. Check host, port and path."

@@ -8,7 +8,6 @@ A field that the reader does not know is left out, so that an older client reads
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import math
 import types
@@ -24,6 +23,7 @@ from coterie import errors
 from coterie.errors import CoterieError, StoreError
 from coterie.store import records
 from coterie.store.base import Page
+from coterie.store.garbage import no_search_for_garbage
 from coterie.vocabulary import (
     JSON,
     Decision,
@@ -83,20 +83,15 @@ def decode(body: bytes) -> Any:
         ValueError: it is no JSON.
     """
     # Thousands of new lists and mappings, none of them garbage: looking for it would take a third of the time.
-    pause = len(body) > _LARGE and gc.isenabled()
-    if pause:
-        gc.disable()
-    try:
-        return from_json(body, cache_strings="keys")
-    except ValueError:
-        # Halves of surrogate pairs, and values nested deeper than 200: the slower reader takes them.
+    with no_search_for_garbage():
         try:
-            return json.loads(body)
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
-    finally:
-        if pause:
-            gc.enable()
+            return from_json(body, cache_strings="keys")
+        except ValueError:
+            # Halves of surrogate pairs, and values nested deeper than 200: the slower reader takes them.
+            try:
+                return json.loads(body)
+            except RecursionError:
+                raise ValueError("it is nested too deeply") from None
 
 
 def one(kind: type[Item]) -> Callable[[Any], Item]:
@@ -153,7 +148,6 @@ _JSON_FIELDS: Mapping[type, frozenset[str]] = {
     Decision: frozenset({"evidence"}),
 }
 _EMPTY: Mapping[str, JSON] = {}
-_LARGE = 1_000_000
 
 
 @cache
