@@ -32,7 +32,7 @@ from coterie_server.gateway.servers import Servers
 from coterie_server.gateway.settings import Budget, GatewaySettings
 from coterie_server.gateway.spool import SpanWriter
 from coterie_server.gateway.streams import Stream, error_in
-from coterie_server.gateway.tokens import Hidden
+from coterie_server.gateway.token_ids import Hidden
 from coterie_server.gateway.upstream import GATEWAY_HEADER, NOT_THERE, Reply, UpstreamClient
 
 _log = logging.getLogger("coterie.gateway")

@@ -22,7 +22,7 @@ from coterie.vocabulary import JSON, Mode, Span, SpanEvent, SpanStatus, now_ns
 from coterie_server.gateway.attribution import Attribution, Resource
 from coterie_server.gateway.routing import Origin, Target
 from coterie_server.gateway.servers import Server
-from coterie_server.gateway.tokens import understood
+from coterie_server.gateway.token_ids import understood
 
 _log = logging.getLogger("coterie.gateway")
 

@@ -13,7 +13,7 @@ from coterie.capture.rewrite import with_endpoint, with_prompt, with_sampling
 from coterie_server.gateway.attribution import Resource
 from coterie_server.gateway.errors import bad_request
 from coterie_server.gateway.routing import Origin, Target
-from coterie_server.gateway.tokens import Hidden
+from coterie_server.gateway.token_ids import Hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import orjson
 
 from coterie.capture.api import Api
 from coterie_server.gateway.recording import event_data, streamed_answer
-from coterie_server.gateway.tokens import Hidden
+from coterie_server.gateway.token_ids import Hidden
 
 _log = logging.getLogger("coterie.gateway")
 

@@ -125,7 +125,8 @@ class UpstreamClient:
         self._metrics.fell_back(call.target.policy)
         call.fell_back = True
         call.events.append(SpanEvent(FALLBACK_EVENT, now_ns(), {"server": fallback.name}))
-        request = _as_asked(call, request)
+        asked = request.hidden.not_asked(request.body)
+        request = Request(asked, orjson.dumps(asked), request.hidden)
         try:
             return await self._once(call, fallback, request, path, headers)
         except NOT_THERE as error:
@@ -255,19 +256,6 @@ class UpstreamClient:
             server.failed(_said(error), at_once=True)
         except Exception:  # noqa: BLE001 - the next look may succeed, and the others must not miss theirs
             _log.exception("Model server %s could not be asked how it is.", server.name)
-
-
-def _as_asked(call: Call, request: Request) -> Request:
-    """A request for a model that is none of the policy's: without the wish for its token ids."""
-    body = dict(request.body)
-    if request.hidden:
-        for name in ("return_token_ids", "return_input_ids_in_sglext", "return_output_ids_in_sglext"):
-            body.pop(name, None)
-        if request.hidden.logprobs and call.what is Api.RESPONSES:
-            body["include"] = [one for one in body.get("include") or () if one != "message.output_text.logprobs"]
-        elif request.hidden.logprobs:
-            body.pop("logprobs", None)
-    return Request(body, orjson.dumps(body), request.hidden)
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

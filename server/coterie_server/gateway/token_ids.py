@@ -53,6 +53,17 @@ class Hidden:
         if target.how.engine == "sglang" and api is Api.CHAT and body.pop("return_token_ids", None):
             body |= dict.fromkeys(_SGLANG_FLAGS, True)
 
+    def not_asked(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """``body`` without the wish for what is hidden: for a model that is none of the policy's."""
+        if not self:
+            return dict(body)
+        asked = {name: value for name, value in body.items() if name not in ("return_token_ids", *_SGLANG_FLAGS)}
+        if self.logprobs and self.api is Api.RESPONSES:
+            asked["include"] = [one for one in body.get("include") or () if one != _LOGPROBS_OF_RESPONSES]
+        elif self.logprobs:
+            asked.pop("logprobs", None)
+        return asked
+
     def __bool__(self) -> bool:
         return self.ids or self.logprobs or self.sglext
 
