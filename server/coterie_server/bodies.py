@@ -1,4 +1,4 @@
-"""Bodies of requests, unpacked within the limit."""
+"""Bodies of requests: whole, and unpacked within the limit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-async def body_of(receive: Receive, *, encoding: str, limit: int) -> bytes:
-    """The whole body of a request, unpacked if its Content-Encoding says that it is packed.
+async def whole_body(receive: Receive) -> bytes:
+    """The whole body of a request, as it came. The edge's ``receive`` holds it within the limit.
 
     Raises:
-        Refused: 413, it is larger than ``limit`` bytes; 415, it is packed in another way; 400, it is no such data.
+        Refused: 413, it is too large.
         ClientDisconnect: the client went away before it had sent all.
     """
     parts: list[bytes] = []
@@ -30,16 +30,15 @@ async def body_of(receive: Receive, *, encoding: str, limit: int) -> bytes:
         if part := message.get("body"):
             parts.append(part)
         if not message.get("more_body"):
-            break
-    packed = parts[0] if len(parts) == 1 else b"".join(parts)
-    return unpacked(packed, encoding, limit=limit)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def unpacked(packed: bytes, encoding: str, *, limit: int) -> bytes:
-    """What was packed. Never takes more memory than the limit, whatever a few bytes would unpack to.
+    """What was packed, if the Content-Encoding says that it is. Never takes more memory than the limit, whatever a few
+    bytes would unpack to.
 
     Raises:
-        Refused: as in ``body_of``.
+        Refused: 413, it is larger than ``limit`` bytes; 415, it is packed in another way; 400, it is no such data.
     """
     if encoding in ("", "identity"):
         return packed

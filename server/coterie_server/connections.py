@@ -10,6 +10,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from coterie_server.refusals import error_body
 from coterie_server.settings import Limits
 
+DISCARDED_LIMITS = 2
+"""How much of a body that was refused is read and thrown away, in limits of a body: what a client sends by mistake is over
+the limit by some, and all of it must be read before that client reads why it was refused.
+"""
+
 
 def guarded(limits: Limits) -> type[GuardedProtocol]:
     """The protocol class for ``uvicorn.Config(http=…)`` with these limits."""
@@ -92,7 +97,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """
         if self.cycle.response_complete:
             self._discarded += len(body)
-            if self._discarded > self.limits.body_bytes:
+            if self._discarded > DISCARDED_LIMITS * self.limits.body_bytes:
                 self.transport.close()
             return
         super().on_body(body)

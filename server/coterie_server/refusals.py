@@ -50,6 +50,11 @@ def too_many(message: str, retry_after_seconds: float) -> Refused:
     )
 
 
+def does_not_fit(problem: str) -> Refused:
+    """A body or a query does not fit its schema; ``problem`` is a sentence that names the field."""
+    return Refused(422, "StoreError", f"{problem} Nothing was changed.")
+
+
 def body_too_large(limit: int) -> Refused:
     """The body is larger than the limit."""
     return Refused(

@@ -119,6 +119,15 @@ def test_a_client_hears_that_its_body_was_too_large(small: ServerProcess, token:
             error_of(answer)
 
 
+def test_a_body_refused_before_any_of_it_came_is_read_to_its_end(small: ServerProcess, token: str) -> None:
+    with connect(small) as client:
+        client.sendall(post(token, f"Content-Length: {MIB + 1}"))
+        assert status_of(received(client)) == 413
+        client.sendall(bytes(MIB + 1))
+        client.sendall(f"GET /v1/rollouts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        assert status_of(received(client)) == 200
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -1,7 +1,8 @@
 """The commands of ``coterie``: our own, and what installed packages add by entry points.
 
 An entry point of group ``coterie.commands`` names a plain function whose parameters carry Typer annotations and whose
-docstring is the help; or a ``typer.Typer`` of several, whose help is the docstring of its module. For the list of commands its docstring is read from the source, without importing it.
+docstring is the help; or a ``typer.Typer`` of several, whose help is the docstring of its module. For the list of commands
+these docstrings are read from the source, without importing it.
 """
 
 from __future__ import annotations

@@ -78,9 +78,9 @@ def run(
         raise ConfigError("--processes: worker processes are there with --isolation process only. Give both, or none.")
     if once and until_idle is not None:
         raise ConfigError("--once and --until-idle: give one of them. --once is --until-idle 0.")
-    for name, seconds in (("--drain-seconds", drain_seconds), ("--lease", lease)):
-        if not (math.isfinite(seconds) and seconds >= (1.0 if name == "--lease" else 0.0)):
-            raise ConfigError(f"{name} {seconds}: it must be a finite number of at least {int(name == '--lease')}.")
+    for name, seconds, least in (("--drain-seconds", drain_seconds, 0), ("--lease", lease, 1)):
+        if not (math.isfinite(seconds) and seconds >= least):
+            raise ConfigError(f"{name} {seconds}: it must be a finite number of at least {least}.")
     if gateway is not None and not gateway.startswith(("http://", "https://")):
         raise ConfigError(f"--gateway {gateway}: give a server's address, such as http://127.0.0.1:4747.")
     from coterie.apps import let_clients_be_made, load_app

@@ -70,9 +70,9 @@ class Pauses:
         self._reach = reach
         self._next = FIRST_PAUSE_SECONDS
 
-    async def take(self, *, at_most: float = LONGEST_PAUSE_SECONDS) -> None:
+    async def take(self) -> None:
         """Wait until the next try, or until the store answers somebody."""
-        await self._reach.pause(min(self._next, at_most) * random.uniform(0.75, 1.25))
+        await self._reach.pause(self._next * random.uniform(0.75, 1.25))
         self._next = min(self._next * 2, LONGEST_PAUSE_SECONDS)
 
 

@@ -10,6 +10,7 @@ from coterie.errors import CoterieError, StoreUnavailableError
 from coterie.runner.reach import Reach, one_line
 from coterie.runner.sink import PORTION_BYTES, PORTION_ITEMS, AttemptSink, Portion
 from coterie.store.base import Store
+from coterie.vocabulary import Span
 
 _log = logging.getLogger("coterie.runner")
 
@@ -79,16 +80,12 @@ class Writing:
             StoreUnavailableError: the store cannot be reached; all of it stays.
         """
         refusals: list[CoterieError] = []
-        for span in portion.spans:
+        for item in portion.items:
             try:
-                await self._store.add_spans([span])
-            except StoreUnavailableError:
-                raise
-            except CoterieError as error:
-                refusals.append(error)
-        for reward in portion.rewards:
-            try:
-                await self._store.add_rewards([reward])
+                if isinstance(item, Span):
+                    await self._store.add_spans([item])
+                else:
+                    await self._store.add_rewards([item])
             except StoreUnavailableError:
                 raise
             except CoterieError as error:

@@ -17,11 +17,13 @@ leaps forward, leases run out early: their workers learn it at the next heartbea
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
+from coterie.errors import ConfigError
 from coterie.store.filters import SpanFilter
 from coterie.store.retention import Pruned, Retention
 from coterie.store.transfer import Records
@@ -60,6 +62,17 @@ class Page(Generic[Item]):
 def attempt_id_of(request_id: str, number: int) -> str:
     """The id of the attempt that a call of ``Store.lease`` with this request id made as its ``number``-th, from 0."""
     return f"at-{request_id}-{number}"
+
+
+def checked_lease(lease_seconds: float) -> float:
+    """How long a lease is held, in seconds, if it can be held so long.
+
+    Raises:
+        ConfigError: it is no positive number.
+    """
+    if not (math.isfinite(lease_seconds) and lease_seconds > 0):
+        raise ConfigError(f"lease_seconds is {lease_seconds}; give a positive number of seconds.")
+    return lease_seconds
 
 
 class Store(ABC):
@@ -136,9 +149,11 @@ class Store(ABC):
 
         Those that are not available yet (``available_ns``) are passed over. Waits up to ``wait_seconds`` for the first
         one. Leases that ran out count as failed attempts first, so what they held may be taken at once. With ``run_id``
-        only rollouts of that run are taken. A call that is cancelled takes nothing. A call that is repeated with the same ``request_id``, a fresh one for each call, gives the same
-        leases, as far as they are still held; if all were taken back, it takes anew. The ids of the attempts are made of
-        it (``attempt_id_of``).
+        only rollouts of that run are taken. A call that is cancelled takes nothing.
+
+        A call that is repeated with the same ``request_id``, a fresh one for each call, gives the same leases, as far
+        as they are still held; if all were taken back, it takes anew. The ids of the attempts are made of it
+        (``attempt_id_of``).
         """
 
     @abstractmethod

@@ -18,7 +18,7 @@ import aiohttp
 
 from coterie.errors import ConfigError, CoterieError, StoreError
 from coterie.store import records, wire
-from coterie.store.base import Page, Store
+from coterie.store.base import Page, Store, checked_lease
 from coterie.store.filters import SpanFilter
 from coterie.store.garbage import no_search_for_garbage
 from coterie.store.http_calls import Calls, RequestTooLargeError
@@ -135,7 +135,7 @@ class HttpStore(Store):
         run_id: str | None = None,
         request_id: str | None = None,
     ) -> Sequence[Lease]:
-        lease_seconds = _checked_lease(lease_seconds)
+        lease_seconds = checked_lease(lease_seconds)
         give_up_at = time.monotonic() + wait_seconds
         while True:
             left = give_up_at - time.monotonic()
@@ -164,11 +164,11 @@ class HttpStore(Store):
 
     async def begin(self, rollout: Rollout, worker: str, *, lease_seconds: float = 60.0) -> Lease:
         records.rollout_row(rollout)
-        body = {"rollout": rollout, "worker": worker, "lease_seconds": _checked_lease(lease_seconds)}
+        body = {"rollout": rollout, "worker": worker, "lease_seconds": checked_lease(lease_seconds)}
         return await self._one("/v1/rollouts/begin", Lease, body)
 
     async def heartbeat(self, attempt_ids: Sequence[str], *, lease_seconds: float = 60.0) -> Collection[str]:
-        body = {"attempt_ids": attempt_ids, "lease_seconds": _checked_lease(lease_seconds)}
+        body = {"attempt_ids": attempt_ids, "lease_seconds": checked_lease(lease_seconds)}
         answer = await self._calls.post("/v1/attempts/heartbeat", wire.encode(body))
         return self._read(answer, _held)
 
@@ -467,12 +467,6 @@ def checked_address(url: str) -> str:
     if not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(f"store {url!r}: give scheme, host and port, for example http://127.0.0.1:8080.")
     return url.rstrip("/")
-
-
-def _checked_lease(lease_seconds: float) -> float:
-    if not (math.isfinite(lease_seconds) and lease_seconds > 0):
-        raise ConfigError(f"lease_seconds is {lease_seconds}; give a positive number of seconds.")
-    return lease_seconds
 
 
 def _checked_rewards(rewards: Sequence[Reward]) -> Sequence[Reward]:

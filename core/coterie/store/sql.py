@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select, update
 
-from coterie.errors import ConfigError, LeaseLostError, StoreError
+from coterie.errors import LeaseLostError, StoreError
 from coterie.store import loading, pruning, records, resources, runs, text_index, text_search, traces, work
-from coterie.store.base import Page, Store
+from coterie.store.base import Page, Store, checked_lease
 from coterie.store.filters import SpanFilter
 from coterie.store.retention import Pruned, Retention
 from coterie.store.schema import VERSION
@@ -486,9 +486,7 @@ def _may_remain(rollout_ids: Sequence[str], at_least: int | None) -> int:
 
 
 def _lease_ns(lease_seconds: float) -> int:
-    if not (math.isfinite(lease_seconds) and lease_seconds > 0):
-        raise ConfigError(f"lease_seconds is {lease_seconds}; give a positive number of seconds.")
-    return int(lease_seconds * 1e9)
+    return int(checked_lease(lease_seconds) * 1e9)
 
 
 _TOUCH = update(VERSION).values(version_num=VERSION.c.version_num)

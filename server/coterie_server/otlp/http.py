@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from coterie_server.bodies import body_of
+from coterie_server.bodies import unpacked, whole_body
 from coterie_server.edge import Receive, Scope, Send
 from coterie_server.otlp.intake import take
 from coterie_server.otlp.json_form import to_protobuf
@@ -38,9 +38,10 @@ class Traces:
             )
         encoding = headers.get(b"content-encoding", b"").strip().decode("latin-1").lower()
         try:
-            body = await body_of(receive, encoding=encoding, limit=parts.settings.limits.body_bytes)
+            packed = await whole_body(receive)
         except ClientDisconnect:
             return
+        body = unpacked(packed, encoding, limit=parts.settings.limits.body_bytes)
         taken = await take(parts, body if form == PROTOBUF else to_protobuf(body))
         answer = _as_json(taken) if form == JSON else _as_protobuf(taken)
         told = [(b"content-type", form.encode()), (b"content-length", b"%d" % len(answer))]

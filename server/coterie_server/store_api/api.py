@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route as StarletteRoute
 
 from coterie.store import wire
+from coterie_server.bodies import whole_body
 from coterie_server.parts import parts_of
+from coterie_server.refusals import does_not_fit
 from coterie_server.store_api import learning, traces, waiting, whole, work
 from coterie_server.store_api.answers import send_empty, send_json
 from coterie_server.store_api.listings import MEDIA_TYPE, stream
-from coterie_server.store_api.refusals import DoesNotFit
-from coterie_server.store_api.requests import Call, ClientGoneError, Receive, Scope, Send, body_of
+from coterie_server.store_api.requests import Call, Receive, Scope, Send
 from coterie_server.store_api.routes import ROUTES, Route
 from coterie_server.tokens import require
 
@@ -44,17 +46,17 @@ class Endpoint:
         call = Call(parts_of(scope).store, scope, receive, send)
         reader = route.reader
         try:
-            body = await body_of(receive)
+            body = await whole_body(receive)
             request = reader and (reader.of_query(scope["query_string"]) if route.query else reader.of_body(body))
             if route.paged and call.header(b"accept") == MEDIA_TYPE:
                 await stream(call, route, request)
                 return
             subject: Any = call if route.answers else call.store
             answer = await (route.handle(subject) if reader is None else route.handle(subject, request))
-        except ClientGoneError:
+        except ClientDisconnect:
             return
         except (OverflowError, UnicodeError) as error:
-            raise DoesNotFit(f"A value cannot be stored or looked for: {error}.") from error
+            raise does_not_fit(f"A value cannot be stored or looked for: {error}.") from error
         if route.answers:
             return
         if route.answer is None:

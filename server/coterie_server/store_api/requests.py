@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
 from coterie.store.base import Store
-from coterie_server.store_api.refusals import DoesNotFit
+from coterie_server.refusals import Refused, does_not_fit
 
 Kind = TypeVar("Kind")
 Scope = MutableMapping[str, Any]
@@ -57,7 +57,7 @@ class Reader(Generic[Kind]):
         """The request of a JSON body.
 
         Raises:
-            DoesNotFit: it is no JSON, or does not fit; names the fields.
+            Refused: 422, it is no JSON, or does not fit; names the fields.
         """
         if b"NaN" in body or b"Infinity" in body:
             _raise_for_constants(body)
@@ -77,45 +77,24 @@ class Reader(Generic[Kind]):
         """The request of query parameters.
 
         Raises:
-            DoesNotFit: they do not fit; names them.
+            Refused: 422, they do not fit; names them.
         """
         given: dict[str, Any] = {}
         try:
             pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
         except ValueError as error:
-            raise DoesNotFit(f"query: {error}.") from None
+            raise does_not_fit(f"query: {error}.") from None
         for name, value in pairs:
             if name in self.fields:
                 given.setdefault(name, []).append(value)
             elif name in given:
-                raise DoesNotFit(f"query: {name} is given twice; give it once.")
+                raise does_not_fit(f"query: {name} is given twice; give it once.")
             else:
                 given[name] = value
         try:
             return self.adapter.validate_python(given, strict=False)
         except ValidationError as error:
             raise _refused("query", error) from None
-
-
-async def body_of(receive: Receive) -> bytes:
-    """The whole body of a request.
-
-    Raises:
-        ClientGoneError: the client went away before it had sent all.
-    """
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        if part := message.get("body"):
-            parts.append(part)
-        if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class ClientGoneError(Exception):
-    """Nobody is there to answer."""
 
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -126,16 +105,16 @@ def _json_of(body: bytes) -> Any:
     try:
         return json.loads(body)
     except RecursionError:
-        raise DoesNotFit("body: it is nested too deeply.") from None
+        raise does_not_fit("body: it is nested too deeply.") from None
     except ValueError as error:
-        raise DoesNotFit(f"body: it is no JSON: {error}.") from None
+        raise does_not_fit(f"body: it is no JSON: {error}.") from None
 
 
 def _raise_for_constants(body: bytes) -> None:
     """JSON has no NaN and no Infinity, though many readers take them. As text, in quotes, they are fine."""
 
     def refuse(constant: str) -> None:
-        raise DoesNotFit(f"body: {constant} is no JSON. Send null, or text in quotes.")
+        raise does_not_fit(f"body: {constant} is no JSON. Send null, or text in quotes.")
 
     try:
         json.loads(body, parse_constant=refuse)
@@ -143,11 +122,11 @@ def _raise_for_constants(body: bytes) -> None:
         return  # It is refused, or read, by what follows.
 
 
-def _refused(where: str, error: ValidationError) -> DoesNotFit:
+def _refused(where: str, error: ValidationError) -> Refused:
     problems = error.errors(include_url=False, include_context=False)
     told = "; ".join(f"{_path(where, problem['loc'])}: {_said(problem)}" for problem in problems[:_FIELDS_NAMED])
     more = f"; and {len(problems) - _FIELDS_NAMED} more" if len(problems) > _FIELDS_NAMED else ""
-    return DoesNotFit(f"The request does not fit: {told}{more}.")
+    return does_not_fit(f"The request does not fit: {told}{more}.")
 
 
 def _path(where: str, location: Sequence[int | str]) -> str:

@@ -11,9 +11,9 @@ from coterie.errors import LeaseLostError, NotFoundError
 from coterie.store import wire
 from coterie.store.base import Store, attempt_id_of
 from coterie.vocabulary import AttemptState, Lease, Rollout
+from coterie_server.refusals import does_not_fit
 from coterie_server.store_api.answers import send_json, send_piece, start_stream
 from coterie_server.store_api.parameters import EndedQuery, LeaseRequest, UnleaseRequest, WaitRequest
-from coterie_server.store_api.refusals import DoesNotFit
 from coterie_server.store_api.requests import Call
 from coterie_server.store_api.routes import get, post
 from coterie_server.store_api.watch import ClientWatch
@@ -128,7 +128,7 @@ async def _take_back(store: Store, attempt_ids: Sequence[str]) -> None:
 async def _rollouts_to_watch(store: Store, query: EndedQuery) -> list[str]:
     by_filter = query.run_id is not None or query.group_id is not None
     if by_filter == bool(query.id):
-        raise DoesNotFit("query: give run_id or group_id or both, or id once or several times.")
+        raise does_not_fit("query: give run_id or group_id or both, or id once or several times.")
     if query.id:
         await store.get_rollouts(query.id)
         return list(dict.fromkeys(query.id))

@@ -54,20 +54,12 @@ def standardised(
     """
     if not len(reward_N):
         return np.zeros(0)
-    group_N = _number(keys)
-    rollout_N = _number(list(zip(group_N, units, strict=True)))
-    group_R = np.empty(rollout_N.max() + 1, dtype=np.intp)
-    group_R[rollout_N] = group_N
-
-    reward_R = _mean_by(rollout_N, reward_N)
-    mean_G = _mean_by(group_R, reward_R)
-    square_R = _mean_by(rollout_N, (reward_N - mean_G[group_N]) ** 2)
-    rollouts_G = np.bincount(group_R)
-    std_G = np.sqrt(np.bincount(group_R, weights=square_R) / np.maximum(rollouts_G - 1, 1))
-    largest_G = np.zeros(len(mean_G))
-    np.maximum.at(largest_G, group_N, np.abs(reward_N))
-
-    spread_G = (rollouts_G > 1) & (std_G > ROUNDING * largest_G)
+    group_N, unit_N, group_U = _grouped(keys, units)
+    mean_G = _mean_by(group_U, _mean_by(unit_N, reward_N))
+    square_U = _mean_by(unit_N, (reward_N - mean_G[group_N]) ** 2)
+    units_G = np.bincount(group_U)
+    std_G = np.sqrt(np.bincount(group_U, weights=square_U) / np.maximum(units_G - 1, 1))
+    spread_G = (units_G > 1) & (std_G > _rounding_by(group_N, reward_N))
     scale_G = np.where(spread_G, std_G, 1.0)
     return np.where(spread_G[group_N], (reward_N - mean_G[group_N]) / scale_G[group_N], 0.0)
 
@@ -82,25 +74,31 @@ def less_the_others(
     """
     if not len(reward_N):
         return np.zeros(0)
-    group_N = _number(keys)
-    unit_N = _number(list(zip(group_N, units, strict=True)))
-    group_R = np.empty(unit_N.max() + 1, dtype=np.intp)
-    group_R[unit_N] = group_N
-    reward_R = _mean_by(unit_N, reward_N)
-    units_G = np.bincount(group_R)
-    sum_G = np.bincount(group_R, weights=reward_R)
-    others_N = units_G[group_N] - 1
-    baseline_N = (sum_G[group_N] - reward_R[unit_N]) / np.maximum(others_N, 1)
-    difference_N = reward_N - baseline_N
-    largest_G = np.zeros(len(units_G))
-    np.maximum.at(largest_G, group_N, np.abs(reward_N))
-    spread_N = np.abs(difference_N) > ROUNDING * largest_G[group_N]
+    group_N, unit_N, group_U = _grouped(keys, units)
+    reward_U = _mean_by(unit_N, reward_N)
+    sum_G = np.bincount(group_U, weights=reward_U)
+    others_N = np.bincount(group_U)[group_N] - 1
+    difference_N = reward_N - (sum_G[group_N] - reward_U[unit_N]) / np.maximum(others_N, 1)
+    spread_N = np.abs(difference_N) > _rounding_by(group_N, reward_N)[group_N]
     return np.where((others_N > 0) & spread_N, difference_N, 0.0)
 
 
 def rewards(samples: Sequence[Sample]) -> NDArray[np.float64]:
     """The rewards of N turns: ``reward_N``."""
     return np.array([sample.reward for sample in samples], dtype=np.float64)
+
+
+def _grouped(
+    keys: Sequence[Hashable], units: Sequence[Hashable]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """The group of each value and its unit, which belongs to that group alone, ``group_N`` and ``unit_N``; and the group of
+    each unit, ``group_U``.
+    """
+    group_N = _number(keys)
+    unit_N = _number(list(zip(group_N, units, strict=True)))
+    group_U = np.empty(unit_N.max() + 1, dtype=np.intp)
+    group_U[unit_N] = group_N
+    return group_N, unit_N, group_U
 
 
 def _number(keys: Sequence[Hashable]) -> NDArray[np.intp]:
@@ -111,3 +109,10 @@ def _number(keys: Sequence[Hashable]) -> NDArray[np.intp]:
 
 def _mean_by(group_N: NDArray[np.intp], value_N: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.bincount(group_N, weights=value_N) / np.bincount(group_N)
+
+
+def _rounding_by(group_N: NDArray[np.intp], value_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What counts as rounding in each group: ``ROUNDING`` of its largest absolute value."""
+    largest_G = np.zeros(group_N.max() + 1)
+    np.maximum.at(largest_G, group_N, np.abs(value_N))
+    return ROUNDING * largest_G
