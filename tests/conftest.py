@@ -6,6 +6,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("coterie", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no failure: what hangs is ended by the timeouts of pytest and of nox."""
+settings.load_profile("coterie")
 
 
 @pytest.fixture(autouse=True)
