@@ -46,10 +46,11 @@ delay = float(sys.argv.pop(1))
 from scripted_backend import ScriptedBackend
 from coterie.cli import main
 from coterie.testing import Reply, ScriptedModel
-from coterie_trainers import commands, loop
+from coterie_trainers import commands
+from coterie_trainers.loop import run
 commands._require_training_stack = lambda: None
 with ScriptedModel(lambda request: Reply("fine", delay_seconds=delay)) as model:
-    loop.make_backend = lambda *_: ScriptedBackend(model)
+    run.make_backend = lambda *_: ScriptedBackend(model)
     main()
 """
 

@@ -19,8 +19,8 @@ from coterie.assembly import load_episodes
 from coterie.store.sqlite import SqliteStore
 from coterie.testing import ScriptedModel
 from coterie.vocabulary import AttemptState, FailureCause, Rollout, RolloutState, RunState
-from coterie_trainers import loop
 from coterie_trainers.config import Runner, TrainConfig
+from coterie_trainers.loop import run as loop_run
 from coterie_trainers.runners import tries
 
 APP = """
@@ -68,10 +68,10 @@ async def until(found: Any, seconds: float = 60.0) -> Any:
 
 async def test_the_told_command_plays_the_run(folder: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch):
     """Two runners, started by the very command that the trainer names, without a key of OpenAI's."""
-    monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
+    monkeypatch.setattr(loop_run, "make_backend", lambda *_: ScriptedBackend(model))
     told = Told()
     training = asyncio.create_task(
-        loop.train("app.py:team", config(folder), folder=folder, work=folder / "work", progress=told)
+        loop_run.train("app.py:team", config(folder), folder=folder, work=folder / "work", progress=told)
     )
     command = await until(lambda: next((n for n in told.notes if "coterie run" in n), None) or training.done() or None)
     assert isinstance(command, str), training.exception()
@@ -96,10 +96,10 @@ async def test_the_told_command_plays_the_run(folder: Path, model: ScriptedModel
 
 
 async def test_nobody_comes_is_said(folder: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
+    monkeypatch.setattr(loop_run, "make_backend", lambda *_: ScriptedBackend(model))
     told = Told()
     training = asyncio.create_task(
-        loop.train(
+        loop_run.train(
             "app.py:team", config(folder, patience_seconds=0.2), folder=folder, work=folder / "work", progress=told
         )
     )

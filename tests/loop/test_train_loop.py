@@ -14,8 +14,8 @@ import coterie
 from coterie.errors import ConfigError, NothingToTrainError
 from coterie.testing import Fault, Reply, ScriptedModel
 from coterie.vocabulary import AttemptState, FailureCause, Mode, RolloutState, Run, RunState
-from coterie_trainers import loop
 from coterie_trainers.config import TrainConfig
+from coterie_trainers.loop import run as loop_run
 
 APP = """
 import asyncio, itertools, time
@@ -88,9 +88,9 @@ async def run_loop(
     monkeypatch: pytest.MonkeyPatch,
     settings: TrainConfig | None = None,
 ) -> Run:
-    monkeypatch.setattr(loop, "make_backend", lambda *_: backend)
+    monkeypatch.setattr(loop_run, "make_backend", lambda *_: backend)
     return await asyncio.wait_for(
-        loop.train(f"app.py:{app}", settings or config(), folder=folder, work=folder / "work", progress=Told()), 60
+        loop_run.train(f"app.py:{app}", settings or config(), folder=folder, work=folder / "work", progress=Told()), 60
     )
 
 
@@ -161,12 +161,12 @@ async def test_the_best_checkpoint_on_validation_is_promoted_and_its_version_tol
 
 
 async def test_two_runs_share_one_store(folder, model, monkeypatch):
-    monkeypatch.setattr(loop, "make_backend", lambda *_: ScriptedBackend(model))
+    monkeypatch.setattr(loop_run, "make_backend", lambda *_: ScriptedBackend(model))
     runs = []
     for name in ("one", "two"):
         settings = config(steps=1).model_copy(update={"name": name, "store": str(folder / "shared.db")})
         for _ in range(2):
-            run = await loop.train("app.py:team", settings, folder=folder, work=folder / name, progress=Told())
+            run = await loop_run.train("app.py:team", settings, folder=folder, work=folder / name, progress=Told())
             runs.append(run.id)
     assert runs[0] == runs[1] != runs[2] == runs[3]
 

@@ -164,7 +164,7 @@ def _train_and_report(
 async def _run(
     app: str, settings: TrainConfig, *, folder: Path, work: Path, json_file: Path | None, fresh: bool
 ) -> None:
-    from coterie_trainers.loop import train as run_training
+    from coterie_trainers.loop.run import train as run_training
     from coterie_trainers.progress_display import make_progress
     from coterie_trainers.report import make_report
 

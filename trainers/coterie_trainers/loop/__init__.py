@@ -1,0 +1,15 @@
+"""The training loop: run the team, give credit, update the policies, publish, measure.
+
+    tasks → rollouts (agents, over HTTP) → episodes → credited turns → advantages → rows → update → publish → …
+
+::
+
+    run.py          one run from its opening to its finish: the way in is ``train``
+    opening.py      the run to make or to go on with, and the backend that the configuration names
+    job.py          what all rooms share: one run and what it works with
+    steps.py        the training steps, one after the other, each with its figures and checkpoint
+    collecting.py   draws tasks, enqueues rollouts, waits for them
+    learning.py     episodes → credit → batch → updates
+    publishing.py   the endpoints of the policies, as agents find them
+    validating.py   looks at the validation split, and the promotion of the best checkpoint
+"""

@@ -1,0 +1,81 @@
+"""Opening a run: a new one, or the one that the work folder holds, and the backend that the configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, cast
+
+from coterie.errors import ConfigError
+from coterie.interfaces import Backend
+from coterie.store.base import Store
+from coterie.vocabulary import Run, RunState, new_id
+from coterie_trainers.config import TrainConfig
+from coterie_trainers.workspace import Workspace
+
+
+async def open_run(store: Store, workspace: Workspace, config: TrainConfig, app_spec: str) -> tuple[Run, bool]:
+    """The run to go on with, and whether it had begun before. The folder knows its run: a store may hold many.
+
+    Raises:
+        ConfigError: the folder's run was made with other settings.
+    """
+    settings = {"app": app_spec, **config.model_dump(mode="json")}
+    run_id = workspace.run_id()
+    if run_id is None:
+        run = Run(new_id("run"), "train", config.name, settings)
+        await store.save_run(run)
+        workspace.remember_run(run.id)
+        return run, False
+    run = await store.get_run(run_id)
+    changed = list(_differences(settings, run.config))
+    if changed:
+        raise ConfigError(
+            f"The work folder holds run {run.id}, which was made with other settings for: {', '.join(changed)}. "
+            "Use the same settings to resume it, --fresh to start anew, or another --out."
+        )
+    if run.state is not RunState.SUCCEEDED:
+        run = replace(run, state=RunState.RUNNING, finished_ns=None)
+        await store.save_run(run)
+    return run, True
+
+
+def make_backend(config: TrainConfig, workspace: Workspace, folder: Path) -> Backend:
+    """The backend that the configuration names: one of the entry points ``coterie.backends``.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    found = {entry.name: entry for entry in entry_points(group="coterie.backends")}
+    if config.backend.kind not in found:
+        raise ConfigError(f"backend.kind: no backend {config.backend.kind!r}; there are: {', '.join(sorted(found))}.")
+    policies = {}
+    for name, policy in config.policies.items():
+        path = next(
+            (base / policy.model for base in (folder, workspace.folder) if (base / policy.model).exists()), None
+        )
+        policies[name] = policy if path is None else policy.model_copy(update={"model": str(path.resolve())})
+    make = found[config.backend.kind].load()
+    return cast(
+        Backend,
+        make(
+            policies,
+            config.backend,
+            config.training,
+            config.sampling,
+            folder=workspace.folder,
+            seed=config.seed,
+        ),
+    )
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The keys, such as ``training.steps``, whose values differ."""
+    for key in sorted({*ours, *theirs}):
+        one, other = ours.get(key), theirs.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differences(one, other, f"{above}{key}.")
+        elif one != other:
+            yield f"{above}{key}"

@@ -1,0 +1,130 @@
+"""One training run from its opening to its finish.
+
+The final policies are those of the checkpoint that did best on validation; the test split is measured before the first
+step and after the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import coterie
+from coterie.apps import let_clients_be_made
+from coterie.roles import set_role_map
+from coterie.vocabulary import Run, RunState, now_ns
+from coterie_trainers import advantages
+from coterie_trainers.config import TrainConfig
+from coterie_trainers.datasets import load_splits
+from coterie_trainers.evaluation import Evaluator
+from coterie_trainers.loop.collecting import Collector, cancel_leftovers
+from coterie_trainers.loop.job import Job
+from coterie_trainers.loop.learning import Learner
+from coterie_trainers.loop.opening import make_backend, open_run
+from coterie_trainers.loop.publishing import Endpoints
+from coterie_trainers.loop.steps import Steps
+from coterie_trainers.loop.validating import Validation
+from coterie_trainers.prepare import ensure_prepared
+from coterie_trainers.progress import Progress
+from coterie_trainers.runners import runner_here, runners_elsewhere, tries
+from coterie_trainers.team import load_team
+from coterie_trainers.workspace import Workspace
+
+
+async def train(
+    app_spec: str,
+    config: TrainConfig,
+    *,
+    folder: Path,
+    work: Path,
+    progress: Progress,
+    fresh: bool = False,
+) -> Run:
+    """Train the policies of a team; gives the finished run. A run that was cut off in ``work`` is resumed.
+
+    Args:
+        app_spec: The rollout function, as ``app.py:team``.
+        config: What to train, on what, and how.
+        folder: Where the app, ``prepare`` and relative data paths are looked for: the config file's folder.
+        work: Where everything is written.
+        progress: Is told what happens.
+        fresh: Forget what ``work`` holds and start anew.
+
+    Raises:
+        ConfigError: the app, the data or a setting is wrong, or ``work`` holds a run of another configuration.
+        BackendError: a model server or trainer failed.
+        NothingToTrainError: too many steps in a row had no usable group.
+    """
+    let_clients_be_made()
+    # Runners elsewhere have the team's frameworks; this machine may lack them.
+    function = load_team(app_spec, folder=folder) if config.runner.where == "here" else None
+    estimate = advantages.check(config.credit.advantage)
+    with Workspace(work) as workspace:
+        if fresh:
+            workspace.clear()
+        if config.prepare:
+            await ensure_prepared(
+                config.prepare, folder=folder, work=workspace.folder, seed=config.seed, progress=progress
+            )
+        splits = load_splits(config.dataset, folders=(folder, workspace.folder), name=config.name)
+        set_role_map(config.agents)
+        async with coterie.connect(config.store or str(workspace.store_path)) as store:
+            run, resumed = await open_run(store, workspace, config, app_spec)
+            if run.state is RunState.SUCCEEDED:
+                progress.note(f"Run {run.id} is finished already; --fresh starts a new one.")
+                return run
+            await store.add_tasks([task for tasks in splits.values() for task in tasks])
+            backend = make_backend(config, workspace, folder)
+            job = Job(config, run.id, store, backend, workspace, progress, splits)
+            try:
+                async with (
+                    runner_here(store, function, run, config.runner)
+                    if function is not None
+                    else runners_elsewhere(
+                        store, run, config.runner, app=app_spec, url=str(config.store), progress=progress
+                    )
+                ):
+                    await _train(job, estimate, resumed)
+                    finished = replace(run, state=RunState.SUCCEEDED, finished_ns=now_ns())
+                    await store.save_run(finished)
+                    progress.close()
+                    return finished
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                await asyncio.shield(_stop(job, run, RunState.STOPPED, "interrupted"))
+                raise
+            except Exception as error:
+                await _stop(job, run, RunState.FAILED, f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                await asyncio.shield(backend.close())
+
+
+async def _train(job: Job, estimate: advantages.Estimate, resumed: bool) -> None:
+    """Everything from the first server start to the last measurement."""
+    if resumed:
+        await cancel_leftovers(job)
+    endpoints = Endpoints(job)
+    evaluator = Evaluator(job.store, job.run_id, job.progress, tries(job.config.runner))
+    validation = Validation(job, evaluator, endpoints)
+    steps = Steps(job, Collector(job), Learner(job, estimate), endpoints, validation)
+    done = job.workspace.saved_steps()
+    test, samples = job.splits["test"], job.config.evaluation.test_samples
+
+    job.progress.stage("starting model servers and trainers")
+    await endpoints.serve()
+    if done:
+        await endpoints.load(done[-1])
+        job.progress.note(f"resuming after step {done[-1]}")
+    await endpoints.tell()
+    await evaluator.measure_test("before", test, endpoints.pinned, samples=samples)
+    await steps.run(first=(done[-1] if done else 0) + 1)
+    await validation.promote_best()
+    await evaluator.measure_test("after", test, endpoints.pinned, samples=samples)
+
+
+async def _stop(job: Job, run: Run, state: RunState, reason: str) -> None:
+    """Write down that the run ended early; it can be resumed."""
+    await cancel_leftovers(job)
+    await job.store.save_run(replace(run, state=state, finished_ns=now_ns()))
+    await job.decide("stopped", f"run {run.id}", {"reason": reason})

@@ -1,0 +1,76 @@
+"""Validating: looks at the validation split while training, and the promotion of the checkpoint that did best there."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from coterie.vocabulary import Metrics, Mode, Resource, ResourceKind
+from coterie_trainers.evaluation import Evaluator
+from coterie_trainers.loop.job import Job
+from coterie_trainers.loop.publishing import Endpoints
+
+
+class Validation:
+    """Measures the team on the validation split."""
+
+    def __init__(self, job: Job, evaluator: Evaluator, endpoints: Endpoints) -> None:
+        self.job = job
+        self.evaluator = evaluator
+        self.endpoints = endpoints
+
+    async def look(self, step: int) -> dict[str, float]:
+        """Measure the policies as they are after a step; that step gets a checkpoint if it has none."""
+        started = time.monotonic()
+        job = self.job
+        evaluation = job.config.evaluation
+        success = await self.evaluator.success(
+            job.splits["val"][: evaluation.val_tasks],
+            self.endpoints.pinned,
+            mode=Mode.VAL,
+            samples=evaluation.val_samples,
+            step=step,
+            label="validation",
+        )
+        if step not in job.workspace.saved_steps():
+            await job.backend.save(job.workspace.checkpoint(step))
+        figures = {"success": success, "seconds": time.monotonic() - started}
+        await job.store.add_metrics([Metrics(job.run_id, step, figures, stage="val")])
+        return figures
+
+    async def looks(self) -> dict[int, float]:
+        """Step → success, of all looks so far."""
+        rows = await self.job.store.get_metrics(self.job.run_id, stage="val")
+        return {row.step: float(row.values["success"] or 0.0) for row in rows}
+
+    async def best_step(self) -> int | None:
+        """The step that did best, the later of equals; None before the first look."""
+        looks = await self.looks()
+        return max((success, step) for step, success in looks.items())[1] if looks else None
+
+    async def promote_best(self) -> None:
+        """Serve the checkpoint that did best, and make it the run's result."""
+        job = self.job
+        newest = job.workspace.saved_steps()[-1]
+        best = await self.best_step() or newest
+        if best != newest:
+            await self.endpoints.load(best)
+            await self.endpoints.tell()
+        evidence = {str(step): success for step, success in (await self.looks()).items()}
+        decided = {each.subject for each in await job.store.get_decisions(job.run_id) if each.kind == "promoted"}
+        for policy in self.endpoints.by_policy:
+            subject = f"policy {policy} of step {best}"
+            if subject in decided:
+                continue
+            target = job.workspace.policies / policy
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(job.workspace.checkpoint(best) / policy / "model", target)
+            await job.store.publish(
+                Resource(
+                    f"weights/{policy}",
+                    ResourceKind.WEIGHTS,
+                    {"path": str(target), "step": best},
+                    author=job.run_id,
+                )
+            )
+            await job.decide("promoted", subject, {"validation success by step": evidence})
