@@ -12,12 +12,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
 
 from agents import ANALYST, CODER, REVIEWER
 from database import run_sql, same_result
 from plans import Plan
 from questions import FAMILIES, Question
+
+from coterie_trainers.demonstration import Demonstration
 
 WRONG_PLAN = 0.45
 """How often a plan misreads its question."""
@@ -25,15 +26,6 @@ WRONG_QUERY = 0.40
 """How often a query is not what its plan says."""
 PREJUDICED = frozenset(family.name for family in FAMILIES[::2])
 """Families that are misread more often, and mostly in one way: here even the most likely answer is wrong at first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demonstration:
-    """One call and the answer to imitate."""
-
-    system: str
-    user: str
-    answer: str
 
 
 def demonstrate(

@@ -1,54 +1,26 @@
-"""Makes what the demo trains: the data, a tokenizer, and a small language model with a short warm start.
+"""Makes what the demo trains: the data, and a small language model with a short warm start.
 
-The result in ``folder/model`` is an ordinary Hugging Face folder that transformers and ``vllm serve`` load.
 Run it alone with ``python model.py FOLDER``.
 """
 
 from __future__ import annotations
 
-import math
-import random
-import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
 from database import DATABASE, build_database
-from demonstrations import Demonstration, demonstrate
+from demonstrations import demonstrate
 from questions import make_splits, write_tasks
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.functional import cross_entropy
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from coterie_trainers import small_model
 
 RUNS = 6000
 """Demonstrated team runs; each has a plan, a query and a review."""
-STEPS = 1200
-"""Gradient steps of the warm start."""
-BATCH = 32
-LEARNING_RATE = 4e-3
-CONTEXT = 256
-"""Tokens of the longest prompt and answer together; a call needs about 60."""
-
-PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
-class Progress(Protocol):
-    """Told what happens."""
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Another stage begins, of so many units if that is known."""
-
-    def advance(self, amount: int = 1, **figures: float | str) -> None:
-        """Units done."""
-
-
-def prepare(folder: Path, *, seed: int, progress: Progress, steps: int = STEPS, runs: int = RUNS) -> None:
+def prepare(
+    folder: Path, *, seed: int, progress: small_model.Progress, steps: int = small_model.STEPS, runs: int = RUNS
+) -> None:
     """Make database, ``folder/data`` and ``folder/model``. Whatever an earlier call left there is replaced."""
     progress.stage("making questions and demonstrations")
     build_database(DATABASE)
@@ -59,144 +31,8 @@ def prepare(folder: Path, *, seed: int, progress: Progress, steps: int = STEPS, 
         write_tasks(questions, data / f"{name}.jsonl")
     held_out = {question.gold.sql for question in splits["val"] + splits["test"]}
     demonstrations = list(demonstrate(splits["train"], runs, seed, held_out=held_out))
-
-    tokenizer = make_tokenizer(demonstrations)
-    torch.manual_seed(seed)
-    model = make_model(tokenizer)
-    progress.stage("warm start: imitating hasty demonstrations", steps)
-    imitate(model, tokenizer, demonstrations, steps=steps, seed=seed, progress=progress)
-
-    unfinished, target = folder / "model.unfinished", folder / "model"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
-
-
-def make_tokenizer(demonstrations: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that makes every word, name and number of the task one token.
-
-    The small model copies a value from question to plan to query only if it is the same token in all three. Hence a
-    word takes its leading space along, whatever it is made of: `` 'Iris'`` and `` count(*)`` are one token each.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r" ?[^\s?]+|\?|\s"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096,
-        min_frequency=2,
-        special_tokens=[PAD, SYSTEM, USER, ASSISTANT, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = (text for shown in demonstrations for text in (shown.system, shown.user, shown.answer))
-    tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, model_max_length=CONTEXT)
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """About half a million random weights. Smaller first weights than 0.08 do not learn to copy in so few steps."""
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=CONTEXT,
-            initializer_range=0.08,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
-    )
-    return model
-
-
-def imitate(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    demonstrations: Sequence[Demonstration],
-    *,
-    steps: int,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Supervised learning on the answers, in batches of like length; warm-up, then a cosine down to a tenth.
-
-    The last word of an answer weighs as much as the whole: a reviewer's is its verdict, and one that learns only
-    the average word does not learn to tell right from wrong.
-    """
-    pairs = sorted((encode(tokenizer, shown) for shown in demonstrations), key=lambda pair: len(pair[0]) + len(pair[1]))
-    batches = [collate(pairs[start : start + BATCH], tokenizer.pad_token_id) for start in range(0, len(pairs), BATCH)]
-    rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    order: list[int] = []
-    model.train()
-    for step in range(steps):
-        order = order or rng.sample(range(len(batches)), len(batches))
-        ids_B_T, labels_B_T = batches[order.pop()]
-        pace = min(1.0, (step + 1) / 30) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * pace
-        answered_B_T = labels_B_T[:, 1:] != -100
-        last_N = (answered_B_T.flip(1).cumsum(1).flip(1) == 2)[answered_B_T]
-        hidden_N_D = model.model(input_ids=ids_B_T).last_hidden_state[:, :-1][answered_B_T]
-        loss_N = cross_entropy(model.lm_head(hidden_N_D), labels_B_T[:, 1:][answered_B_T], reduction="none")
-        loss = loss_N.mean() + loss_N[last_N].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 20 == 0 or step + 1 == steps:
-            progress.advance(20 if (step + 1) % 20 == 0 else steps % 20, loss=round(loss.item(), 3))
-    model.eval()
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, shown: Demonstration) -> tuple[list[int], list[int]]:
-    """Prompt and answer as token ids, as a server would build them."""
-    messages = [{"role": "system", "content": shown.system}, {"role": "user", "content": shown.user}]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return (
-        tokenizer(prompt, add_special_tokens=False)["input_ids"],
-        tokenizer(shown.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id],
-    )
-
-
-def collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Any, Any]:
-    """Ids and labels, padded on the right; only answers are labelled."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    ids_B_T = torch.full((len(pairs), longest), pad)
-    labels_B_T = torch.full((len(pairs), longest), -100)
-    for row, (prompt, answer) in enumerate(pairs):
-        end = len(prompt) + len(answer)
-        ids_B_T[row, :end] = torch.tensor(prompt + answer)
-        labels_B_T[row, len(prompt) : end] = torch.tensor(answer)
-    return ids_B_T, labels_B_T
-
-
-class _Lines:
-    """Progress as plain lines."""
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        print(name, f"({total})" if total else "", flush=True)
-
-    def advance(self, amount: int = 1, **figures: float | str) -> None:
-        print(f"  +{amount}", figures, flush=True)
+    small_model.make(folder / "model", demonstrations, seed=seed, progress=progress, steps=steps)
 
 
 if __name__ == "__main__":
-    prepare(Path(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0, progress=_Lines())
+    prepare(Path(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0, progress=small_model.Lines())

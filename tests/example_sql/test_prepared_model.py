@@ -60,7 +60,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     """As the demo's own, from all demonstrations."""
-    from model import RUNS, make_tokenizer
+    from model import RUNS
+
+    from coterie_trainers.small_model import make_tokenizer
 
     return make_tokenizer(list(demonstrate(make_splits()["train"], RUNS, 0)))
 
@@ -131,7 +133,7 @@ def test_a_value_is_one_token_the_same_in_question_plan_and_query(tokenizer: Any
 
 
 def test_a_call_fits_the_context_by_far(tokenizer: Any) -> None:
-    from model import CONTEXT, encode
+    from coterie_trainers.small_model import CONTEXT, encode
 
     lengths = [sum(map(len, encode(tokenizer, shown))) for shown in demonstrate(make_splits()["train"], 1000, 0)]
     assert max(lengths) < CONTEXT / 2
@@ -139,8 +141,8 @@ def test_a_call_fits_the_context_by_far(tokenizer: Any) -> None:
 
 def test_killed_in_the_middle_and_started_again(tmp_path: Path, shop: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import model; "
-        "model.prepare(Path(sys.argv[1]), seed=0, progress=model._Lines(), steps=int(sys.argv[2]), runs=160)"
+        "import sys; from pathlib import Path; import model; from coterie_trainers.small_model import Lines; "
+        "model.prepare(Path(sys.argv[1]), seed=0, progress=Lines(), steps=int(sys.argv[2]), runs=160)"
     )
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLE), "SHOP_DATABASE": str(shop)}
     process = subprocess.Popen(
