@@ -181,7 +181,7 @@ class LocalBackend:
             self._seed,
             self._device,
         )
-        self._servers[name] = ModelServer(server, self._settings)
+        self._servers[name] = self._start_server(server)
         trainer = TrainerPlan(
             policy=name,
             model=str(model),
@@ -199,13 +199,14 @@ class LocalBackend:
             seed=self._seed,
             on_cpu=self._device is Device.CPU,
         )
-        self._trainers[name] = Trainer(
-            trainer,
-            device=self._device,
-            runtime=runtime / f"trainer-{index}",
-            log=logs / f"trainer-{name}.log",
-            threads=max(1, len(os.sched_getaffinity(0)) // len(self._policies)),
-        )
+        self._trainers[name] = self._start_trainer(trainer, runtime / f"trainer-{index}", logs / f"trainer-{name}.log")
+
+    def _start_server(self, plan: ServerPlan) -> ModelServer:
+        return ModelServer(plan, self._settings)
+
+    def _start_trainer(self, plan: TrainerPlan, runtime: Path, log: Path) -> Trainer:
+        threads = max(1, len(os.sched_getaffinity(0)) // len(self._policies))
+        return Trainer(plan, device=self._device, runtime=runtime, log=log, threads=threads)
 
     def _endpoint(self, name: str) -> Endpoint:
         sampling = self._sampling

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
+from torch.distributed.tensor import DTensor, distribute_tensor
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils
 from verl.workers.config import (
@@ -34,6 +35,8 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 import coterie_trainers.backends.local.response_engine  # noqa: F401 - registers itself
+from coterie_trainers.backends.local.ranks import gathered, rank, rank_count
+from coterie_trainers.backends.local.shares import passes_of_rank, state_file
 from coterie_trainers.backends.local.trainer import TrainerPlan
 from coterie_trainers.backends.local.weight_sender import send_weights
 from coterie_trainers.mismatch import mismatch
@@ -41,7 +44,6 @@ from coterie_trainers.mismatch import mismatch
 _COLUMNS = ("prompt_ids", "response_ids", "response_mask", "rollout_logprobs", "advantages", "weights")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
 _WEIGHTS = "model.safetensors"
-_STATE = "state.pt"
 _CPU_PASS_TOKENS = 4096
 """On a CPU smaller passes are faster, by a quarter against 16,384 tokens: their tensors stay in the cache."""
 
@@ -58,6 +60,10 @@ class _Row:
     @property
     def length(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
+
+
+_NOTHING = _Row([0], [0, 0], [0, 0], [0.0, 0.0], [0.0, 0.0], 0.0)
+"""A row without a trained token."""
 
 
 class PolicyTrainer:
@@ -98,14 +104,25 @@ class PolicyTrainer:
                 self._gradient_step(mini_batch, temperature, figures)
             learning_rate = float(self._engine.lr_scheduler_step())
         self._updates += 1
-        return {"metrics": figures.summary() | {"lr": learning_rate, "seconds": time.monotonic() - began}}
+        return {
+            "metrics": _Figures.of_all(gathered(figures)).summary()
+            | {"lr": learning_rate, "seconds": time.monotonic() - began}
+        }
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every weight whole, under its name in the Hugging Face folder. All ranks must go through all of them."""
+        yield from self._engine.get_per_tensor_param()[0]
+
+    def largest_weight(self) -> int:
+        """Bytes of the largest weight."""
+        state = self._engine.module.state_dict()
+        return max(int(tensor.numel()) * int(tensor.element_size()) for tensor in state.values())
 
     def send_weights(self, seconds: float) -> dict[str, Any]:
         """Send all weights to the server, which takes them meanwhile; raises after ``seconds`` of its silence."""
-        state = self._engine.module.state_dict()
         send_weights(
-            self._engine.get_per_tensor_param()[0],
-            largest=max(tensor.numel() * tensor.element_size() for tensor in state.values()),
+            self.weights(),
+            largest=self.largest_weight(),
             address=self._plan.weight_socket,
             prefix=self._plan.shared_memory,
             over_ipc=not self._plan.on_cpu,
@@ -119,24 +136,25 @@ class PolicyTrainer:
         The weights are exact: 32-bit, whatever the folder held that training began with.
         """
         model, trainer = Path(folder) / "model", Path(folder) / "trainer"
-        shutil.copytree(self._plan.model, model, ignore=shutil.ignore_patterns(*_WEIGHT_FILES))
-        _name_dtype(model / "config.json", "float32")
         tied = self._engine.module.config.tie_word_embeddings
         weights = {
             name: tensor.detach().to("cpu", torch.float32).contiguous()
-            for name, tensor in self._engine.get_per_tensor_param()[0]
+            for name, tensor in self.weights()
             # A tied output layer is not in a Hugging Face folder: it is the input embedding.
-            if not (tied and name == "lm_head.weight")
+            if rank() == 0 and not (tied and name == "lm_head.weight")
         }
-        save_file(weights, model / _WEIGHTS, metadata={"format": "pt"})
-        trainer.mkdir()
+        if rank() == 0:
+            shutil.copytree(self._plan.model, model, ignore=shutil.ignore_patterns(*_WEIGHT_FILES))
+            _name_dtype(model / "config.json", "float32")
+            save_file(weights, model / _WEIGHTS, metadata={"format": "pt"})
+        trainer.mkdir(exist_ok=True)
         state = {
             "optimizer": self._engine.optimizer.state_dict(),
             "scheduler": self._engine.lr_scheduler.state_dict(),
             "random": self._engine.checkpoint_manager.get_rng_state(),
             "updates": self._updates,
         }
-        torch.save(state, trainer / _STATE)
+        torch.save(state, trainer / state_file(rank(), rank_count()))
         return {}
 
     def load(self, folder: str) -> dict[str, Any]:
@@ -145,13 +163,11 @@ class PolicyTrainer:
         with torch.no_grad():
             for name, parameter in self._engine.module.state_dict().items():
                 if name in weights:
-                    # With one process the local part of a sharded tensor is the whole of it.
-                    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-                    local.copy_(weights.pop(name))
+                    parameter.copy_(_sharded_as(parameter, weights.pop(name)))
         if weights:
             raise ValueError(f"{folder} holds weights that the model has not: {', '.join(sorted(weights)[:5])}")
         # The file is our own; it holds DTensors, which the restricted loader does not know.
-        state = torch.load(Path(folder) / "trainer" / _STATE, weights_only=False)
+        state = torch.load(Path(folder) / "trainer" / state_file(rank(), rank_count()), weights_only=False)
         self._engine.optimizer.load_state_dict(state["optimizer"])
         self._engine.lr_scheduler.load_state_dict(state["scheduler"])
         self._engine.checkpoint_manager.load_rng_state(state["random"])
@@ -192,7 +208,15 @@ class PolicyTrainer:
             return value, {}
 
         limit = self._plan.max_tokens_per_pass
-        for group in _passes(rows, min(limit, _CPU_PASS_TOKENS) if self._plan.on_cpu else limit):
+        limit = min(limit, _CPU_PASS_TOKENS) if self._plan.on_cpu else limit
+        for group in passes_of_rank(
+            rows,
+            lambda share: list(_passes(share, limit)),
+            lambda row: row.length,
+            _NOTHING,
+            rank=rank(),
+            ranks=rank_count(),
+        ):
             data = _tensors(group)
             tensordict_utils.assign_non_tensor(
                 data,
@@ -226,7 +250,8 @@ class _Figures:
         tokens = int(mask.sum())
         if tokens == 0:
             return
-        self.loss += float(loss.detach())
+        # verl has multiplied it by the number of ranks, over which gradients are averaged.
+        self.loss += float(loss.detach()) / rank_count()
         self.tokens += tokens
         self.clipped += tokens * float(metrics["actor/pg_clipfrac"].aggregate())
         self.divergence += tokens * float(metrics["actor/ppo_kl"].aggregate())
@@ -236,6 +261,19 @@ class _Figures:
             self.compared.append(
                 (padded["old_log_probs"][mask].double().numpy(force=True), actor.double().numpy(force=True))
             )
+
+    @classmethod
+    def of_all(cls, of_ranks: Sequence[_Figures]) -> _Figures:
+        """The figures of all ranks together. The gradient's norm is that of all of them on each."""
+        return cls(
+            sum(one.loss for one in of_ranks),
+            sum(one.tokens for one in of_ranks),
+            sum(one.clipped for one in of_ranks),
+            sum(one.divergence for one in of_ranks),
+            sum(one.entropy for one in of_ranks),
+            [compared for one in of_ranks for compared in one.compared],
+            of_ranks[0].gradient_norms,
+        )
 
     def end_step(self, gradient_norm: float) -> None:
         """A gradient step is done; verl skips a step whose gradient is not finite."""
@@ -319,6 +357,14 @@ def _tensors(rows: Sequence[_Row]) -> TensorDict:
             "advantages": _jagged([[a * row.weight for a in row.advantages] for row in rows], torch.float32, device),
         }
     )
+
+
+def _sharded_as(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, which every rank has, as this rank holds the parameter."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    whole = whole.to(parameter.device, parameter.dtype)
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def _jagged(values: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
