@@ -106,6 +106,14 @@ class _SpanTree:
             yield parent
             parent = self._by_id.get(parent.parent_id) if parent.parent_id else None
 
+    def invocation(self, span: Span) -> str | None:
+        """The id of the nearest run of an agent above a span. A run right within one of the same agent is part of it."""
+        runs = [one for one in self.ancestors(span) if _operation(one) == c.INVOKE_AGENT]
+        if not runs:
+            return None
+        path = self.agent(runs[0])[2]
+        return list(takewhile(lambda run: self.agent(run)[2] == path, runs))[-1].span_id
+
     def agent(self, span: Span) -> tuple[str, str, str]:
         """Name, role and path of the agent that a span belongs to: its own attributes, else those of its ancestors."""
         own = _text(span, c.AGENT_NAME), _text(span, c.ROLE), _text(span, c.AGENT_PATH)
@@ -165,6 +173,7 @@ def _one_turn(spans: Sequence[Span], tree: _SpanTree) -> Turn:
         start_ns=told.start_ns,
         end_ns=told.end_ns,
         state_key=told.state_key or best.state_key,
+        invocation=told.invocation or best.invocation,
     )
 
 
@@ -195,6 +204,7 @@ def _turn(span: Span, tree: _SpanTree) -> Turn:
         start_ns=span.start_ns,
         end_ns=span.end_ns,
         state_key=_text(span, c.STATE_KEY),
+        invocation=tree.invocation(span),
     )
 
 

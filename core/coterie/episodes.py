@@ -78,6 +78,9 @@ class Turn:
     start_ns: int
     end_ns: int
     state_key: str | None = None
+    invocation: str | None = None
+    """Names the run of its agent that the call belongs to: the span id of the nearest ``invoke_agent`` above it, or of one
+    around that if the same agent's. None where no span tells."""
 
     @property
     def trainable(self) -> bool:

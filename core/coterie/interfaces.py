@@ -30,6 +30,11 @@ class Sample:
     """Names the state in which the call was made (``coterie.state.key``), for methods that compare within a state."""
     step: int = 0
     """The how-many-eth call of its rollout, all roles together, from 0."""
+    invocation: str | None = None
+    """Names the run of its agent that the call belongs to: a worker that was called twice in a rollout has two. None where
+    the trace does not tell."""
+    value: float | None = None
+    """A critic's estimate of the return from here on, at the last token of the prompt; None without a critic."""
 
 
 class AdvantageEstimator(Protocol):

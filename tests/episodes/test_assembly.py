@@ -136,6 +136,25 @@ def test_parallel_branches_are_told_apart_by_their_spans_not_by_time() -> None:
     assert made.roles == ("b", "a")
 
 
+def test_each_run_of_an_agent_is_an_invocation_of_its_own() -> None:
+    """A manager calls a worker twice; a run of the worker within itself, as a graph's node shows it, is part of the run."""
+    made = episode(
+        span("M", c.INVOKE_AGENT, 1, None, "manager"),
+        chat("m0", 2, "M"),
+        span("t1", c.EXECUTE_TOOL, 3, "M"),
+        span("W1", c.INVOKE_AGENT, 4, "t1", "worker"),
+        span("node", c.INVOKE_AGENT, 5, "W1", "worker"),
+        chat("w0", 6, "node"),
+        chat("w1", 7, "W1"),
+        span("t2", c.EXECUTE_TOOL, 13, "M"),
+        span("W2", c.INVOKE_AGENT, 14, "t2", "worker"),
+        chat("w2", 15, "W2"),
+        chat("m1", 20, "M"),
+        chat("alone", 30),
+    )
+    assert [turn.invocation for turn in made.turns] == ["M", "W1", "W1", "W2", "M", None]
+
+
 def test_turn_numbers_of_the_spans_count_where_they_are_whole() -> None:
     whole = episode(
         full_chat("x", 10, "r", "A", "a", "A", 1),
@@ -178,10 +197,11 @@ def test_of_a_call_seen_twice_the_program_tells_who_called_and_the_gateway_what_
     refused_at_first = chat("y", 11, None, "coder", status=SpanStatus.ERROR, **by_gateway, **{c.ERROR_TYPE: "Busy"})
     answered = full_chat("z", 12, None, "coder", "coder", "coder", -1, **by_gateway)
     for order in permutations([seen_by_program, refused_at_first, answered]):
-        (turn,) = episode(*order).turns
+        (turn,) = episode(span("r", c.INVOKE_AGENT, 9, None, "Coder"), *order).turns
         assert (turn.agent, turn.role, turn.agent_path) == ("Coder", "coder", "Boss/Coder")
         assert (turn.index, turn.state_key, turn.error, turn.start_ns) == (3, "s", None, 10)
         assert (turn.prompt_ids, turn.response_ids, turn.prompt_version) == ((1, 2, 3), (4, 5), 2)
+        assert turn.invocation == "r"
 
 
 def test_what_the_program_never_got_is_no_sample_though_the_gateway_saw_it() -> None:

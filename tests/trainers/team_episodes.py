@@ -20,6 +20,7 @@ def turn(
     policy: str | None = "team",
     version: int | None = 1,
     start_ns: int = 0,
+    invocation: str | None = None,
 ) -> Turn:
     if logprobs is None and response is not None:
         logprobs = [-0.5 - 0.01 * place for place in range(len(response))]
@@ -44,6 +45,7 @@ def turn(
         error=None,
         start_ns=start_ns,
         end_ns=start_ns + 1,
+        invocation=invocation,
     )
 
 

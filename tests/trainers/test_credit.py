@@ -68,8 +68,10 @@ def test_team_and_local_rewards_are_weighed_and_added() -> None:
 
 
 def test_samples_carry_what_estimators_group_by() -> None:
-    (item,) = credited_turns([episode([turn("coder", path="boss/coder", index=3)], [reward(1)])], CREDIT)
+    made = turn("coder", path="boss/coder", index=3, invocation="run-1")
+    (item,) = credited_turns([episode([made], [reward(1)])], CREDIT)
     sample = item.sample
+    assert sample.invocation == "run-1"
     assert (sample.task_id, sample.rollout_id, sample.role, sample.agent_path, sample.turn) == (
         "task-1",
         "ro-1",

@@ -105,6 +105,7 @@ def _sample(episode: Episode, turn: Turn, reward: float, step: int) -> Sample:
         reward=reward,
         state_key=turn.state_key,
         step=step,
+        invocation=turn.invocation,
     )
 
 

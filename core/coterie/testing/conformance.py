@@ -124,6 +124,7 @@ class PluginConformance(ABC):
         episode = asyncio.run(_run_in_store(team_async if asynchronous else team, server, tmp_path / "team.db"))
         assert_same(canonical(episode), expected_episode())
         _assert_exact(episode, server)
+        _assert_invocations(episode)
 
     @pytest.fixture(params=["whole", "streamed"])
     def streamed(self, request: pytest.FixtureRequest) -> bool:
@@ -506,6 +507,14 @@ async def _latest_episode(path: Path) -> Episode:
 
 def _endpoint_resource(endpoint: Endpoint) -> Any:
     return Resource(name="policy.team", kind=ResourceKind.ENDPOINT, content=asdict(endpoint))
+
+
+def _assert_invocations(episode: Episode) -> None:
+    """Every turn belongs to a run of its agent, the coder's two to one run, and no two agents share one."""
+    invocations = {role: {turn.invocation for turn in episode.turns if turn.role == role} for role in episode.roles}
+    assert all(None not in runs for runs in invocations.values())
+    assert len(invocations["coder"]) == 1
+    assert len(set().union(*invocations.values())) == sum(map(len, invocations.values()))
 
 
 def _assert_exact(episode: Episode, server: ScriptedModel) -> None:
