@@ -7,6 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coterie.episodes import Episode
 from coterie.vocabulary import Metrics
 from coterie_trainers.advantages import Estimate
@@ -21,6 +24,8 @@ class Lesson:
 
     episodes: Sequence[Episode]
     turns: Sequence[CreditedTurn]
+    advantages: NDArray[np.float64]
+    """One a turn."""
     batch: Batch
 
     @property
@@ -41,7 +46,7 @@ class Learner:
         """Credit, advantages and rows of a step's episodes."""
         turns = credited_turns(episodes, self.credit)
         advantages_N = self.estimate([turn.sample for turn in turns])
-        return Lesson(episodes, turns, build_batch(turns, advantages_N, self._policy_of()))
+        return Lesson(episodes, turns, advantages_N, build_batch(turns, advantages_N, self._policy_of()))
 
     async def update(self, lesson: Lesson) -> dict[str, float]:
         """Train each policy on its rows; gives the figures of the updates, by policy if there are several."""

@@ -18,6 +18,11 @@ class Endpoints:
         self.pinned: Mapping[str, int] = {}
         """Resource name → version, for the rollouts to come."""
 
+    @property
+    def versions(self) -> dict[str, int]:
+        """Policy → the version that is served."""
+        return {policy: endpoint.version for policy, endpoint in self.by_policy.items()}
+
     async def serve(self) -> None:
         """Start the servers. Nothing is published yet."""
         self.by_policy = dict(await self.job.backend.serve())

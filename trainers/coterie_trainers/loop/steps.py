@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from coterie.errors import NothingToTrainError
 from coterie.vocabulary import Metrics
 from coterie_trainers.evaluation import team_success
+from coterie_trainers.health.role_figures import role_figures
 from coterie_trainers.loop.collecting import Collector
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.learning import Learner
@@ -82,7 +83,8 @@ class Steps:
             )
         lesson = self.learner.study(collected.episodes)
         clock.lap("credit_seconds")
-        figures: dict[str, float] = {"failed": len(failed)}
+        figures = {"rollouts": float(len(collected.ended)), "failed": float(len(failed))}
+        figures |= role_figures(lesson.turns, lesson.advantages, self.endpoints.versions)
         figures |= await self.learner.update(lesson)
         clock.lap("train_seconds")
         await self.endpoints.publish(lesson.policies)
