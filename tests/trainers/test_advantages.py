@@ -20,6 +20,7 @@ from coterie.interfaces import Sample
 from coterie_trainers import advantages
 from coterie_trainers.advantages.ema_role import EmaRole
 from coterie_trainers.advantages.loo import loo
+from coterie_trainers.advantages.nested import nested
 from coterie_trainers.advantages.role import role
 from coterie_trainers.advantages.role_turn import role_turn
 from coterie_trainers.advantages.rollout import rollout
@@ -36,7 +37,7 @@ KEYS: dict[Estimator, Callable[[Sample], Hashable]] = {
 standardising = pytest.mark.parametrize("estimator", list(KEYS), ids=lambda estimator: estimator.__name__)
 """Those that compare rollouts of a group by mean and standard deviation."""
 estimators = pytest.mark.parametrize(
-    "estimator", [*KEYS, transition, loo, state, state_history], ids=lambda estimator: estimator.__name__
+    "estimator", [*KEYS, nested, transition, loo, state, state_history], ids=lambda estimator: estimator.__name__
 )
 """All that compare within a step."""
 
@@ -89,6 +90,26 @@ def steps(draw: st.DrawFn, *, reward_per_rollout: bool = False, states: bool = F
                         )
                     )
                     made += 1
+    return samples
+
+
+@st.composite
+def hierarchies(draw: st.DrawFn, *, most_calls: int = 3) -> list[Sample]:
+    """A step of managers who call workers of two roles any number of times; each run of a worker takes some turns."""
+    samples: list[Sample] = []
+
+    def act(task: int, number: int, path: str, run: int | None, turn: int) -> None:
+        made = sample(draw(quarters), f"{task}.{number}", task=str(task), role=path.split("/")[-1], turn=turn)
+        samples.append(replace(made, agent_path=path, invocation=None if run is None else f"{task}.{number}.{run}"))
+
+    for task in range(draw(st.integers(1, 2))):
+        for number in range(draw(st.integers(1, 4))):
+            for turn in range(draw(st.integers(1, 2))):
+                act(task, number, "manager", None, turn)
+            for worker, runs in (("searcher", 10), ("writer", 20)):
+                for run in range(draw(st.integers(0, most_calls))):
+                    for turn in range(draw(st.integers(1, 3))):
+                        act(task, number, f"manager/{worker}", runs + run, turn)
     return samples
 
 
@@ -241,6 +262,82 @@ def test_role_turn_compares_late_turns_with_late_turns() -> None:
     assert role_turn(first + second)[2] > 0 > role(first + second)[2]
 
 
+@given(samples=hierarchies())
+def test_nested_counts_rollouts_alike_and_within_each_its_invocations_alike(samples: list[Sample]) -> None:
+    """The mean over turns, then over a rollout's runs of the role, then over rollouts is zero, and so is no other."""
+    runs: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for item, advantage in zip(samples, nested(samples), strict=True):
+        run = item.invocation if item.role != "manager" else None
+        runs[item.task_id, item.role][item.rollout_id][run].append(advantage)
+    for rollouts in runs.values():
+        means = [np.mean([np.mean(turns) for turns in each.values()]) for each in rollouts.values()]
+        assert np.mean(means) == pytest.approx(0, abs=1e-9)
+        if sum(map(len, rollouts.values())) == 1:
+            assert not any(advantage for each in rollouts.values() for turns in each.values() for advantage in turns)
+
+
+@given(samples=hierarchies(), seed=st.integers(0, 1000), scale=st.sampled_from([0.25, 3.0, 1000.0]))
+def test_nested_depends_on_no_order_scale_or_shift(samples: list[Sample], seed: int, scale: float) -> None:
+    order = random.Random(seed).sample(range(len(samples)), len(samples))
+    changed = [replace(samples[place], reward=scale * samples[place].reward + 7) for place in order]
+    np.testing.assert_allclose(nested(changed), nested(samples)[order], rtol=1e-6, atol=1e-8)
+
+
+@given(samples=hierarchies(most_calls=1))
+def test_one_invocation_a_rollout_makes_nested_role(samples: list[Sample]) -> None:
+    np.testing.assert_allclose(nested(samples), role(samples), rtol=1e-9, atol=1e-12)
+
+
+def runs_of_a_worker(*rollouts: Sequence[float]) -> list[Sample]:
+    """Rollout → the reward of each of its worker's runs, a turn each."""
+    return [
+        replace(sample(value, str(number), turn=turn), agent_path="boss/coder", invocation=f"{number}.{turn}")
+        for number, values in enumerate(rollouts)
+        for turn, value in enumerate(values)
+    ]
+
+
+def test_nested_by_hand() -> None:
+    """Mean (1 + 1/2) / 2 = 3/4. Weights 1, 1/2, 1/2: Σw·x² = 3/8, divided by 2 − 3/2/2 = 5/4: variance 3/10."""
+    np.testing.assert_allclose(
+        nested(runs_of_a_worker([1], [1, 0])), np.array([0.25, 0.25, -0.75]) / 0.3**0.5, rtol=1e-12
+    )
+
+
+def test_runs_within_one_rollout_are_siblings() -> None:
+    np.testing.assert_allclose(nested(runs_of_a_worker([1, 0])), np.array([1, -1]) / 2**0.5)
+    assert nested(runs_of_a_worker([1])).tolist() == [0]
+
+
+def test_nested_is_what_aligning_by_random_copies_gives_on_average() -> None:
+    """The paper's alignment: each rollout's runs are drawn to the same number; mean and variance over all that is drawn."""
+    rollouts = [[1.0, 0.0, 0.0], [1.0], [0.0, 1.0]]
+    copies, chance = 600, random.Random(1)
+    drawn = [
+        value
+        for values in rollouts
+        for value in [*values * (copies // len(values)), *chance.sample(values, copies % len(values))]
+    ]
+    ours = nested(runs_of_a_worker(*rollouts))
+    theirs = [(value - np.mean(drawn)) for values in rollouts for value in values]
+    np.testing.assert_allclose(ours / ours[0], np.array(theirs) / theirs[0])
+    assert np.mean(drawn) == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
+
+
+def test_a_long_run_does_not_outvote_the_short_ones_beside_it() -> None:
+    """A run of nine turns in vain and one of a single good turn: their rollout's worth to the worker is a half."""
+    long, short = runs_of_a_worker([0, 1])
+    other = replace(runs_of_a_worker([0.5])[0], rollout_id="other", invocation="other")
+    turns = [*[replace(long, turn=turn) for turn in range(9)], short, other]
+    assert nested(turns)[-1] == pytest.approx(0, abs=1e-12)
+    assert role(turns)[-1] > 0
+
+
+def test_without_invocations_a_workers_path_is_its_run() -> None:
+    samples = [replace(item, invocation=None) for item in runs_of_a_worker([1, 1, 0], [0])]
+    np.testing.assert_allclose(nested(samples), role(samples))
+
+
 @given(samples=steps())
 def test_loo_is_the_standardised_difference_without_its_scale(samples: list[Sample]) -> None:
     """With one call a role and rollout: reward − mean of the others = (reward − mean) · K / (K − 1)."""
@@ -341,7 +438,7 @@ def test_each_role_goes_to_the_estimator_that_it_chose(samples: list[Sample]) ->
 
 
 def test_an_unknown_estimator_is_an_error_that_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"no estimator 'grop'.*loo, role, role_turn, rollout"):
+    with pytest.raises(ConfigError, match=r"no estimator 'grop'.*loo, nested, role, role_turn, rollout"):
         advantages.estimate([sample(1, "a")], "grop")
 
 

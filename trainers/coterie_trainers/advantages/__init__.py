@@ -33,6 +33,7 @@ _BUILT_IN = {
         "transition": "transition",
         "role": "role",
         "role_turn": "role_turn",
+        "nested": "nested",
         "loo": "loo",
         "ema_role": "EmaRole",
         "state": "state",

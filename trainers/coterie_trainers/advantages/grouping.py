@@ -45,9 +45,20 @@ def standardise(samples: Sequence[Sample], keys: Sequence[Hashable]) -> NDArray[
 
 
 def standardised(
-    reward_N: NDArray[np.float64], keys: Sequence[Hashable], units: Sequence[Hashable]
+    reward_N: NDArray[np.float64],
+    keys: Sequence[Hashable],
+    units: Sequence[Hashable],
+    voters: Sequence[Hashable] | None = None,
 ) -> NDArray[np.float64]:
-    """The same with values of one's own, and with what counts once named: ``units``, N, a rollout or anything else.
+    """The same with values of one's own, and with what is compared named: ``units``, N, a rollout or anything else.
+
+    Args:
+        reward_N: N values.
+        keys: The group of each, N.
+        units: What each belongs to, N.
+        voters: Whose vote each unit shares, N: a unit weighs 1 / (units of its voter in the group), and the deviation is
+            the unbiased one for such weights, Σw·x² / (Σw − Σw²/Σw). Left out, each unit has a vote of its own, and that
+            divisor is units − 1.
 
     Returns:
         ``advantages_N``; exactly 0 in groups of one unit and in groups without spread.
@@ -55,11 +66,14 @@ def standardised(
     if not len(reward_N):
         return np.zeros(0)
     group_N, unit_N, group_U = _grouped(keys, units)
-    mean_G = _mean_by(group_U, _mean_by(unit_N, reward_N))
+    vote_U = _votes(group_N, unit_N, voters)
+    votes_G = np.bincount(group_U, weights=vote_U)
+    mean_G = np.bincount(group_U, weights=vote_U * _mean_by(unit_N, reward_N)) / votes_G
     square_U = _mean_by(unit_N, (reward_N - mean_G[group_N]) ** 2)
-    units_G = np.bincount(group_U)
-    std_G = np.sqrt(np.bincount(group_U, weights=square_U) / np.maximum(units_G - 1, 1))
-    spread_G = (units_G > 1) & (std_G > _rounding_by(group_N, reward_N))
+    several_G = np.bincount(group_U) > 1
+    freedom_G = votes_G - np.bincount(group_U, weights=vote_U**2) / votes_G
+    std_G = np.sqrt(np.bincount(group_U, weights=vote_U * square_U) / np.where(several_G, freedom_G, 1.0))
+    spread_G = several_G & (std_G > _rounding_by(group_N, reward_N))
     scale_G = np.where(spread_G, std_G, 1.0)
     return np.where(spread_G[group_N], (reward_N - mean_G[group_N]) / scale_G[group_N], 0.0)
 
@@ -99,6 +113,17 @@ def _grouped(
     group_U = np.empty(unit_N.max() + 1, dtype=np.intp)
     group_U[unit_N] = group_N
     return group_N, unit_N, group_U
+
+
+def _votes(
+    group_N: NDArray[np.intp], unit_N: NDArray[np.intp], voters: Sequence[Hashable] | None
+) -> NDArray[np.float64]:
+    """The weight of each unit: ``vote_U``."""
+    if voters is None:
+        return np.ones(unit_N.max() + 1)
+    voter_U = np.empty(unit_N.max() + 1, dtype=np.intp)
+    voter_U[unit_N] = _number(list(zip(group_N, voters, strict=True)))
+    return np.asarray(1.0 / np.bincount(voter_U)[voter_U])
 
 
 def _number(keys: Sequence[Hashable]) -> NDArray[np.intp]:
