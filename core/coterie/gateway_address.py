@@ -33,4 +33,4 @@ def through_gateway(endpoint: Endpoint, server: str) -> Endpoint:
     """The endpoint as agents reach it through a server's gateway, which knows where its model is: with the token of this
     process as the key.
     """
-    return replace(endpoint, base_url=f"{server.rstrip('/')}/gateway/v1", api_key_env=TOKEN_VARIABLE)
+    return replace(endpoint, base_url=f"{server.rstrip('/')}/gateway/v1", api_key_env=TOKEN_VARIABLE, replicas=())

@@ -284,6 +284,8 @@ class Endpoint:
     """Sampling parameters that replace the caller's, such as ``{"temperature": 1.0, "max_tokens": 64}``."""
     token_ids: bool = True
     """Ask the server for token ids and log-probs (vLLM's ``return_token_ids``)."""
+    replicas: Sequence[str] = ()
+    """The bases of all servers of the policy, where there are several; ``base_url`` is one of them."""
 
 
 class RunState(StrEnum):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.errors import ConfigError
-from coterie_trainers.config import TrainConfig, Training
+from coterie_trainers.config import LocalBackend, RayBackend, TrainConfig, Training
 from coterie_trainers.config_file import load_config
 
 BASE: dict[str, Any] = {
@@ -114,6 +114,32 @@ def test_numbers_with_an_exponent_are_numbers_in_the_file(tmp_path: Path):
 )
 def test_each_mistake_names_the_key_and_what_is_allowed(tmp_path: Path, change: dict[str, Any], expected: str):
     assert expected in message(tmp_path, {**BASE, **change})
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ({"kind": "ray", "rank": 2}, "unknown key 'backend.rank'. Did you mean 'ranks'? Allowed here: max_model_len,"),
+        ({"rank": 2}, "unknown key 'backend.rank'. Allowed here: max_model_len,"),
+        ({"kind": "rai"}, "backend = {'kind': 'rai'} is not allowed. It should have the kind 'local' or 'ray'."),
+        ({"kind": "ray", "ranks": "two"}, "backend.ranks = 'two' is not allowed. It should be a valid integer"),
+        ({"kind": "ray", "ranks": {"team": 0}}, "backend.ranks.team = 0 is not allowed. It should be greater than 0."),
+        ({"kind": "ray", "replicas": {"tam": 2}}, "ackend.replicas: there is no policy 'tam'; there are: team."),
+        ({"kind": "ray", "nodes": 2, "ranks": 3}, "anks (3) cannot be spread equally over 2 nodes."),
+        ({"kind": "ray", "address": "ray://head:10001"}, "ray:// is for clients outside: start on a node"),
+        ({"kind": "ray", "address": "head"}, "It should be auto, or the cluster's address as host:port."),
+    ],
+)
+def test_the_kind_says_what_a_backend_may_have(tmp_path: Path, backend: dict[str, Any], expected: str):
+    told = message(tmp_path, BASE | {"backend": backend})
+    assert expected in told
+    assert "settings are wrong" not in told
+
+
+def test_a_backend_without_kind_is_the_local_one(tmp_path: Path):
+    assert load_config(write(tmp_path, BASE | {"backend": {"max_num_seqs": 3}})).backend == LocalBackend(max_num_seqs=3)
+    ray = RayBackend(ranks={"team": 2}, verl={"engine": {"param_offload": True}})
+    assert load_config(write(tmp_path, BASE | {"backend": ray.model_dump(mode="json")})).backend == ray
 
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path):

@@ -17,6 +17,7 @@ from coterie.conventions import EVALUATION_EVENT, EVALUATION_VALUE, INVOKE_WORKF
 from coterie.errors import ConfigError, StoreUnavailableError
 from coterie.roles import acting_as
 from coterie.runner import Runner, RunnerStatistics
+from coterie.scope import current_scope
 from coterie.spans import tracer
 from coterie.store.base import Store
 from coterie.vocabulary import (
@@ -376,6 +377,29 @@ async def test_pinned_resources_reach_the_function_and_are_exact(store: Store) -
         ("m2", ["a coder's", "main"], {"coder": '{"braces": 2}'}),
         ("m1", ["a coder's", "main"], {"coder": '{"braces": 1}'}),
     ]
+
+
+async def test_a_rollout_keeps_to_one_of_several_servers_and_all_get_some(store: Store) -> None:
+    replicas = [f"http://127.0.0.1:{port}/v1" for port in (1, 2)]
+    content = {"base_url": replicas[0], "model": "m", "policy": "p", "replicas": replicas}
+    await store.publish(Resource("main", ResourceKind.ENDPOINT, content))
+    seen: dict[str, set[str]] = {}
+
+    async def team(endpoint):
+        assert not endpoint.replicas
+        scope = current_scope()
+        assert scope is not None
+        seen.setdefault(scope.rollout_id, set()).add(endpoint.base_url)
+        if len(seen) % 2:
+            raise ValueError("once more")
+
+    rollouts = [Rollout("t1", mode=Mode.VAL, resources={"main": 1}, max_attempts=2) for _ in range(24)]
+    async with Runner(store, coterie.rollout(team), concurrency=4) as runner:
+        await store.enqueue(rollouts)
+        await store.wait([rollout.id for rollout in rollouts], timeout_seconds=30)
+        await runner.drain()
+    assert all(len(places) == 1 for places in seen.values())
+    assert {place for places in seen.values() for place in places} == set(replicas)
 
 
 async def test_a_missing_resource_fails_the_attempt_with_its_name(store: Store, monkeypatch) -> None:

@@ -120,6 +120,20 @@ def test_calls_of_a_rollout_stay_with_one_server_and_move_when_it_is_down(tmp_pa
             assert sorted(one["up"] for one in states["servers"].values()) == [False, True]
 
 
+def test_an_endpoint_with_several_servers_needs_no_setting(tmp_path: Path) -> None:
+    with (
+        ScriptedModel(lambda body: "a") as first,
+        ScriptedModel(lambda body: "b") as second,
+        RunningGateway(tmp_path, {}) as gateway,
+    ):
+        replicas = (first.base_url, second.base_url)
+        gateway.publish(Endpoint(first.base_url, "tiny", "team", replicas=replicas))
+        attempts = [gateway.begin() for _ in range(8)]
+        places = {ids: {ask(gateway.attempt_url(*ids)) for _ in range(2)} for ids in attempts}
+        assert all(len(answers) == 1 for answers in places.values())
+        assert {answer for answers in places.values() for answer in answers} == {"a", "b"}
+
+
 def test_only_the_rollouts_of_a_server_that_goes_move() -> None:
     servers = [Server(Upstream(base_url=f"http://s{number}/v1")) for number in range(4)]
     rollouts = [f"ro-{number}" for number in range(400)]

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 
 class Section(BaseModel):
@@ -132,10 +144,9 @@ class Runner(Section):
     """Elsewhere: how long rollouts may wait without a runner before a warning."""
 
 
-class LocalBackend(Section):
-    """verl's engine and stock ``vllm serve`` in one process tree, on a CPU or one GPU."""
+class ModelServers(Section):
+    """What every backend on verl and ``vllm serve`` takes."""
 
-    kind: Literal["local"] = "local"
     max_model_len: PositiveInt = 1024
     max_num_seqs: PositiveInt = 64
     max_tokens_per_pass: PositiveInt = 16384
@@ -146,6 +157,68 @@ class LocalBackend(Section):
     """How long bringing weights to a server may take."""
     server_args: list[str] = Field(default_factory=list)
     """More arguments for ``vllm serve``."""
+
+
+class LocalBackend(ModelServers):
+    """verl's engine and stock ``vllm serve`` in one process tree, on a CPU or one GPU."""
+
+    kind: Literal["local"] = "local"
+
+
+class RayBackend(ModelServers):
+    """The same on a Ray cluster: several GPUs and nodes, of which each policy has its own."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = None
+    """A running cluster: ``auto`` for the one of this machine, or ``host:port``. By default one is started on this machine
+    and ends with the run."""
+    nodes: PositiveInt = 1
+    """How many nodes a policy's training processes are spread over, equally many on each."""
+    ranks: PositiveInt | dict[str, PositiveInt] = 1
+    """Training processes a policy, each with a GPU of its own: a number, or policy → number."""
+    replicas: PositiveInt | dict[str, PositiveInt] = 1
+    """Model servers a policy: a number, or policy → number."""
+    tensor_parallel: PositiveInt | dict[str, PositiveInt] = 1
+    """GPUs a model server: a number, or policy → number."""
+    update_seconds: PositiveFloat = 3600.0
+    """How long an update or a checkpoint may take."""
+    start_seconds: PositiveFloat = 600.0
+    verl: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """verl's own settings, by its names: ``engine`` (``FSDPEngineConfig``), ``model`` (``HFModelConfig``) and ``optim``
+    (``FSDPOptimizerConfig``), such as ``engine: {param_offload: true}``."""
+
+    @field_validator("address")
+    @classmethod
+    def _that_workers_can_join(cls, address: str | None) -> str | None:
+        if address is not None and address.startswith("ray://"):
+            raise ValueError(
+                "it should be auto or host:port; ray:// is for clients outside: start on a node of the cluster"
+            )
+        if address is not None and not re.fullmatch(r"auto|[^\s/]+:\d+", address):
+            raise ValueError("it should be auto, or the cluster's address as host:port")
+        return address
+
+    @model_validator(mode="after")
+    def _equally_many_on_each_node(self) -> Self:
+        counts = self.ranks.values() if isinstance(self.ranks, dict) else [self.ranks]
+        if any(count % self.nodes for count in counts):
+            raise ValueError(f"ranks ({', '.join(map(str, counts))}) cannot be spread equally over {self.nodes} nodes")
+        return self
+
+
+def _backend_kind(settings: Any) -> Any:
+    """Which section of ``backend`` is meant: without ``kind`` the local one."""
+    return settings.get("kind", "local") if isinstance(settings, Mapping) else getattr(settings, "kind", None)
+
+
+Backend = Annotated[
+    Annotated[LocalBackend, Tag("local")] | Annotated[RayBackend, Tag("ray")],
+    Discriminator(
+        _backend_kind,
+        custom_error_type="backend_kind",
+        custom_error_message="It should have the kind 'local' or 'ray'",
+    ),
+]
 
 
 class TrainConfig(Section):
@@ -167,7 +240,7 @@ class TrainConfig(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     runner: Runner = Runner()
-    backend: LocalBackend = LocalBackend()
+    backend: Backend = LocalBackend()
 
     @model_validator(mode="after")
     def _one_policy_a_role(self) -> Self:
@@ -179,6 +252,16 @@ class TrainConfig(Section):
             for role in policy.roles:
                 if player.setdefault(role, name) != name:
                     raise ValueError(f"policies: the role {role!r} is played by {player[role]!r} and by {name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _placed_policies(self) -> Self:
+        for name in ("ranks", "replicas", "tensor_parallel"):
+            given = getattr(self.backend, name, None)
+            unknown = sorted(set(given) - set(self.policies)) if isinstance(given, dict) else []
+            if unknown:
+                there = ", ".join(self.policies)
+                raise ValueError(f"backend.{name}: there is no policy {unknown[0]!r}; there are: {there}")
         return self
 
     @model_validator(mode="after")

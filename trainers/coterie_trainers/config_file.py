@@ -7,7 +7,7 @@ import re
 import types
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -116,18 +116,25 @@ def _mistakes(settings: Mapping[str, Any], error: ValidationError) -> Iterator[s
     """Each mistake once. Where a setting may have one of two shapes, only the shape that was tried counts."""
     for details in error.errors(include_url=False):
         keys, value = _follow(settings, details["loc"], missing=details["type"] == "missing")
-        if details["type"] == "string_type" and isinstance(value, dict) and _model_at(keys):
+        if len(keys) < len(details["loc"]) and _of_other_shape(value, details["type"]):
             continue
-        yield _sentence(keys, value, details)
+        yield _sentence(settings, keys, value, details)
 
 
-def _sentence(keys: Sequence[str | int], value: Any, details: Mapping[str, Any]) -> str:
+def _of_other_shape(value: Any, mistake: str) -> bool:
+    """Whether a setting that may be a plain value or a mapping is the other of the two than the mistake is about."""
+    if mistake in ("dict_type", "model_type", "model_attributes_type"):
+        return not isinstance(value, dict)
+    return mistake in ("string_type", "int_type", "float_type") and isinstance(value, dict)
+
+
+def _sentence(settings: Mapping[str, Any], keys: Sequence[str | int], value: Any, details: Mapping[str, Any]) -> str:
     key = ".".join(map(str, keys))
     if details["type"] == "extra_forbidden":
-        return _unknown_key(key, keys)
+        return _unknown_key(settings, key, keys)
     if details["type"] == "missing":
         return f"the key {key!r} is missing."
-    if details["type"].endswith("_type") and (model := _model_at(keys)) and not isinstance(value, dict):
+    if details["type"].endswith("_type") and (model := _model_at(settings, keys)) and not isinstance(value, dict):
         return f"{key} = {value!r} is not allowed. It is a mapping of: {_keys(model)}."
     allowed = str(details["msg"]).removeprefix("Value error, ").replace("Input should", "It should")
     if not key:
@@ -135,8 +142,8 @@ def _sentence(keys: Sequence[str | int], value: Any, details: Mapping[str, Any])
     return f"{key} = {value!r} is not allowed. {allowed[:1].upper()}{allowed[1:]}."
 
 
-def _unknown_key(key: str, keys: Sequence[str | int]) -> str:
-    model = _model_at(keys[:-1]) or TrainConfig
+def _unknown_key(settings: Mapping[str, Any], key: str, keys: Sequence[str | int]) -> str:
+    model = _model_at(settings, keys[:-1]) or TrainConfig
     near = difflib.get_close_matches(str(keys[-1]), list(model.model_fields), n=1)
     elsewhere = [place for place, other in _sections().items() if other is not model and keys[-1] in other.model_fields]
     if elsewhere:
@@ -164,24 +171,36 @@ def _follow(
     return keys, value
 
 
-def _model_at(keys: Sequence[str | int]) -> type[BaseModel] | None:
+def _model_at(settings: Mapping[str, Any], keys: Sequence[str | int]) -> type[BaseModel] | None:
     """The section that stands at these keys, or None."""
     kind: Any = TrainConfig
+    value: Any = settings
     for key in keys:
-        model = _model_in(kind)
+        model = _model_in(kind, value)
         if model is not None:
             kind = model.model_fields[str(key)].annotation if key in model.model_fields else None
         else:
             kind = get_args(kind)[-1] if get_origin(kind) in (dict, list) else None
-    return _model_in(kind)
+        value = value.get(key) if isinstance(value, dict) else None
+    return _model_in(kind, value)
 
 
-def _model_in(kind: Any) -> type[BaseModel] | None:
-    """The section among a type's alternatives."""
+def _model_in(kind: Any, value: Any = None) -> type[BaseModel] | None:
+    """The section among a type's alternatives; of several the one whose ``kind`` the value has, else the first."""
+    models = list(_models_in(kind))
+    wanted = value.get("kind") if isinstance(value, dict) else None
+    fitting = [
+        model for model in models if "kind" in model.model_fields and model.model_fields["kind"].default == wanted
+    ]
+    return next(iter([*fitting, *models]), None)
+
+
+def _models_in(kind: Any) -> Iterator[type[BaseModel]]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return kind
-    alternatives = get_args(kind) if get_origin(kind) is types.UnionType else ()
-    return next(filter(None, map(_model_in, alternatives)), None)
+        yield kind
+    elif get_origin(kind) in (types.UnionType, Union, Annotated):
+        for alternative in get_args(kind):
+            yield from _models_in(alternative)
 
 
 def _sections() -> Mapping[str, type[BaseModel]]:

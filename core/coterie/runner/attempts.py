@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.errors import CoterieError, LeaseLostError, NotFoundError, StoreError, StoreUnavailableError
-from coterie.runner.pins import Pinned, Pins
+from coterie.runner.pins import Pinned, Pins, at_one_server
 from coterie.runner.playing import Assignment, Interruption, Outcome, Player, cut_off
 from coterie.runner.reach import Pauses, Reach
 from coterie.runner.sink import MEMORY_BYTES, AttemptSink, Backlog
@@ -230,13 +230,14 @@ class Attempts:
             # Another try finds the same resources, but a store may be back.
             retry = isinstance(error, StoreUnavailableError)
             return Outcome(AttemptState.FAILED, FailureCause.ERROR, str(error), retry=retry)
-        running.endpoints = tuple(pinned.endpoints.values())
+        endpoints = {name: at_one_server(endpoint, rollout.id) for name, endpoint in pinned.endpoints.items()}
+        running.endpoints = tuple(endpoints.values())
         assignment = Assignment(
             rollout_id=rollout.id,
             attempt_id=running.lease.attempt.id,
             mode=rollout.mode,
             task=task,
-            endpoints=pinned.endpoints,
+            endpoints=endpoints,
             prompts=pinned.prompts,
             sampling=rollout.sampling,
             agents=pinned.agents,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -105,6 +106,20 @@ def endpoint_in(resource: Resource) -> Endpoint:
             f"An endpoint has {', '.join(sorted(known))}."
         )
     return Endpoint(**content)
+
+
+def at_one_server(endpoint: Endpoint, rollout_id: str) -> Endpoint:
+    """The endpoint as one rollout uses it: all its calls go to one of the replicas, whose prefix cache knows their beginning.
+
+    The one that wins the draw by hash of rollout and server (rendezvous hashing), which needs no word between runners.
+    """
+    if not endpoint.replicas:
+        return endpoint
+
+    def draw(base_url: str) -> bytes:
+        return hashlib.blake2b(f"{rollout_id}\n{base_url}".encode(), digest_size=8).digest()
+
+    return replace(endpoint, base_url=max(endpoint.replicas, key=draw), replicas=())
 
 
 def prompt_in(resource: Resource) -> tuple[str, PromptVersion]:

@@ -60,7 +60,7 @@ class Routing:
         self._settings = settings
         self._servers = servers
         self._pins = Pins(store)
-        self._served: dict[tuple[str, str, str | None], Sequence[Server]] = {}
+        self._served: dict[tuple[str, tuple[str, ...], str | None], Sequence[Server]] = {}
         self._origins: OrderedDict[str, Origin] = OrderedDict()
         self._latest = Pinned({}, {})
         self._latest_at = float("-inf")
@@ -119,10 +119,11 @@ class Routing:
         return Target(endpoint, servers, how, prompt, self._fallback(fallback) if allowed and fallback else None)
 
     def _servers_of(self, endpoint: Endpoint, how: PolicySettings) -> Sequence[Server]:
-        key = (endpoint.policy, endpoint.base_url, endpoint.api_key_env)
+        places = tuple(endpoint.replicas) or (endpoint.base_url,)
+        key = (endpoint.policy, places, endpoint.api_key_env)
         if key not in self._served:
-            own = Upstream(base_url=endpoint.base_url, api_key_env=endpoint.api_key_env)
-            self._served[key] = self._servers.of(how.backends or (own,))
+            own = [Upstream(base_url=place, api_key_env=endpoint.api_key_env) for place in places]
+            self._served[key] = self._servers.of(how.backends or own)
         return self._served[key]
 
     def _fallback(self, fallback: Fallback) -> Server:
