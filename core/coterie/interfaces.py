@@ -33,6 +33,9 @@ class Sample:
     invocation: str | None = None
     """Names the run of its agent that the call belongs to: a worker that was called twice in a rollout has two. None where
     the trace does not tell."""
+    step_reward: float | None = None
+    """What arrives with this very turn, for methods that add up rewards over turns: the reward of its call; with the last turn
+    of its role and agent path in the rollout also what is bound to those and to the rollout. None where nobody said."""
     value: float | None = None
     """A critic's estimate of the return from here on, at the last token of the prompt; None without a critic."""
 

@@ -27,6 +27,7 @@ from coterie_trainers.advantages.rollout import rollout
 from coterie_trainers.advantages.state import state
 from coterie_trainers.advantages.state_history import state_history
 from coterie_trainers.advantages.transition import transition
+from coterie_trainers.advantages.turn_gae import TurnGae
 
 Estimator = Callable[[Sequence[Sample]], np.ndarray]
 KEYS: dict[Estimator, Callable[[Sample], Hashable]] = {
@@ -418,7 +419,122 @@ def test_each_run_has_a_memory_of_its_own() -> None:
     assert second([sample(1, "b")]).tolist() == [0]
 
 
+# With a critic
+
+
+@st.composite
+def valued(draw: st.DrawFn) -> list[Sample]:
+    """A step in which every turn has a value and a step reward."""
+    return [replace(item, value=draw(quarters), step_reward=draw(quarters)) for item in draw(steps())]
+
+
+def chains_of(samples: Sequence[Sample]) -> list[list[int]]:
+    chains: dict = defaultdict(list)
+    for place in sorted(range(len(samples)), key=lambda place: samples[place].step):
+        chains[samples[place].rollout_id, samples[place].role].append(place)
+    return list(chains.values())
+
+
+def plain_gae(samples: Sequence[Sample], discount: float, trace: float) -> np.ndarray:
+    """As the paper writes it: the sum over l of (discount · trace)^l · δ_(t+l)."""
+    advantages_N = np.zeros(len(samples))
+    for chain in chains_of(samples):
+        values = [samples[place].value for place in chain] + [0.0]
+        deltas = [samples[place].step_reward + discount * values[at + 1] - values[at] for at, place in enumerate(chain)]
+        for at, place in enumerate(chain):
+            advantages_N[place] = sum((discount * trace) ** later * delta for later, delta in enumerate(deltas[at:]))
+    return advantages_N
+
+
+@given(samples=valued(), discount=st.sampled_from([0.0, 0.9, 1.0]), trace=st.sampled_from([0.0, 0.5, 1.0]))
+def test_turn_gae_is_the_papers_sum_whitened_by_role(samples: list[Sample], discount: float, trace: float) -> None:
+    expected = plain_gae(samples, discount, trace)
+    estimator = TurnGae(discount, trace)
+    values = np.array([item.value for item in samples])
+    np.testing.assert_allclose(estimator.returns(samples), expected + values, rtol=1e-9, atol=1e-9)
+    whitened = estimator(samples)
+    for name in {item.role for item in samples}:
+        places = [place for place, item in enumerate(samples) if item.role == name]
+        spread = np.std(expected[places], ddof=1) if len(places) > 1 else 0.0
+        wanted = (expected[places] - expected[places].mean()) / spread if spread > 1e-9 else np.zeros(len(places))
+        np.testing.assert_allclose(whitened[places], wanted, rtol=1e-6, atol=1e-8)
+
+
+@given(samples=valued())
+def test_without_discount_the_critics_targets_are_what_was_earned_from_there_on(samples: list[Sample]) -> None:
+    returns_N = TurnGae(1.0, 1.0).returns(samples)
+    for chain in chains_of(samples):
+        for at, place in enumerate(chain):
+            earned = sum(samples[later].step_reward for later in chain[at:])
+            assert returns_N[place] == pytest.approx(earned, abs=1e-9)
+
+
+@given(samples=valued(), seed=st.integers(0, 1000), scale=st.sampled_from([0.25, 3.0, 1000.0]))
+def test_turn_gae_depends_on_no_order_or_scale(samples: list[Sample], seed: int, scale: float) -> None:
+    order = random.Random(seed).sample(range(len(samples)), len(samples))
+    changed = [
+        replace(samples[place], step_reward=scale * samples[place].step_reward, value=scale * samples[place].value)
+        for place in order
+    ]
+    np.testing.assert_allclose(TurnGae()(changed), TurnGae()(samples)[order], rtol=1e-6, atol=1e-8)
+
+
+def test_a_critic_tells_the_turn_that_lost_from_the_one_before() -> None:
+    """Worth 0.5 at first, 0.9 after a good turn, then lost: the second turn is to blame."""
+    lost = [replace(sample(0, "a"), value=0.5, step_reward=0.0)]
+    lost += [replace(sample(0, "a", turn=1, step=1), value=0.9, step_reward=0.0)]
+    first, second = TurnGae(1.0, 0.0)(lost)
+    assert first > 0 > second
+    assert (role([*lost, sample(1, "b")])[:2] < 0).all()
+
+
+def test_turns_under_two_paths_are_two_chains() -> None:
+    one = replace(sample(0, "a"), agent_path="boss/one", value=0.0, step_reward=1.0)
+    other = replace(sample(0, "a", turn=1, step=1), agent_path="boss/two", value=0.25, step_reward=0.0)
+    np.testing.assert_allclose(TurnGae().returns([one, other]), [1.0, 0.0])
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_missing_value_is_an_error_that_says_whose(value: float | None) -> None:
+    with pytest.raises(ConfigError, match=r"critic's value.*role 'coder', turn 3, in rollout a.*Train a critic"):
+        TurnGae()([replace(sample(1, "a", turn=3), step_reward=1.0, value=value)])
+
+
+def test_a_missing_step_reward_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"role 'coder', turn 0, in rollout a.*step_reward"):
+        TurnGae()([replace(sample(1, "a"), value=0.0)])
+
+
+def test_a_choice_tells_whether_a_critic_must_be_asked() -> None:
+    assert not advantages.check("role").needs_values
+    mixed = advantages.check({"coder": "turn_gae", "reviewer": "role"})
+    assert mixed.needs_values
+    assert [mixed.needs_values_of(name) for name in ("coder", "reviewer", "nobody")] == [True, False, False]
+
+
 # The choice by name
+
+
+def test_options_reach_the_estimator() -> None:
+    chosen = advantages.check({"coder": "turn_gae"}, {"turn_gae": {"discount": 0.5, "trace": 0.0}})
+    samples = [replace(sample(0, "a", turn=at, step=at), value=4.0 * at, step_reward=0.0) for at in range(3)]
+    np.testing.assert_allclose(chosen(samples), TurnGae(0.5, 0.0)(samples))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("role", {"role": {"trace": 1.0}}, r"'role' takes no options; trace"),
+        ("turn_gae", {"turn_gae": {"lambda": 1.0}}, r"'turn_gae' is not made with lambda.*discount, trace"),
+        ("turn_gae", {"turn_gae": {"trace": 2.0}}, r"trace = 2.0.*between 0 and 1"),
+        ("ema_role", {"ema_role": {"decay": 1.0}}, r"decay = 1.0"),
+        ("role", {"turn_gae": {"trace": 1.0}}, r"no role uses 'turn_gae'"),
+    ],
+)
+def test_options_that_do_not_fit_are_errors(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        advantages.check(name, options)
+
 
 MIXED = advantages.check({"analyst": "rollout", "coder": "rollout", "reviewer": "role"})
 
@@ -544,3 +660,32 @@ def test_with_one_call_a_rollout_it_is_verls_own(
         )
         # verl adds 1e-6 to the deviation and computes in single precision.
         np.testing.assert_allclose(estimator(samples), verls[:, 0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.train
+def test_with_one_token_a_turn_turn_gae_is_verls_gae(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    import torch
+    from verl.trainer.ppo.core_algos import compute_gae_advantage_return
+
+    chance = np.random.default_rng(1)
+    for _ in range(50):
+        rollouts, longest = int(chance.integers(2, 6)), int(chance.integers(1, 7))
+        discount, trace = chance.choice([0.5, 0.9, 1.0], 2)
+        mask = torch.zeros(rollouts, longest, dtype=torch.float64)
+        for row in range(rollouts):
+            mask[row, : int(chance.integers(1, longest + 1))] = 1
+        rewards = torch.tensor(chance.normal(size=(rollouts, longest))) * mask
+        values = torch.tensor(chance.normal(size=(rollouts, longest))) * mask
+        places = [(row, at) for row in range(rollouts) for at in range(longest) if mask[row, at]]
+        samples = [
+            replace(
+                sample(0, str(row), turn=at, step=at), step_reward=float(rewards[row, at]), value=float(values[row, at])
+            )
+            for row, at in places
+        ]
+        verls, returns = compute_gae_advantage_return(rewards, values, mask, discount, trace)
+        ours = TurnGae(float(discount), float(trace))
+        np.testing.assert_allclose(ours.returns(samples), [float(returns[place]) for place in places], rtol=1e-6)
+        # verl adds 1e-8 to the variance.
+        np.testing.assert_allclose(ours(samples), [float(verls[place]) for place in places], rtol=1e-5, atol=1e-6)

@@ -67,6 +67,20 @@ def test_team_and_local_rewards_are_weighed_and_added() -> None:
     assert rewards_by_call(episode(turns, rewards), credit=Credit(name="style")) == {"a": 99, "b": 99}
 
 
+def test_step_rewards_arrive_once() -> None:
+    """The team's and the roles' with the last turn of each chain, a call's with the call."""
+    turns = [turn("coder", call_id="a"), turn("reviewer", call_id="b"), turn("coder", call_id="c", index=1)]
+    rewards = [reward(1), reward(10, role="coder"), reward(100, call="a")]
+    credited = credited_turns([episode(turns, rewards)], Credit(team=2, local=3))
+    assert [item.sample.reward for item in credited] == [302, 2, 32]
+    assert [item.sample.step_reward for item in credited] == [300, 2, 32]
+
+
+def test_each_worker_under_one_role_ends_with_the_teams_reward() -> None:
+    credited = credited_turns([episode(two_workers(), [reward(1)])], CREDIT)
+    assert [item.sample.step_reward for item in credited] == [1, 1]
+
+
 def test_samples_carry_what_estimators_group_by() -> None:
     made = turn("coder", path="boss/coder", index=3, invocation="run-1")
     (item,) = credited_turns([episode([made], [reward(1)])], CREDIT)

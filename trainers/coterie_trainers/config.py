@@ -91,6 +91,8 @@ class Credit(Section):
 
     advantage: str | dict[str, str] = "role"
     """An estimator's name, or role → name."""
+    options: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Estimator's name → its settings, such as ``turn_gae: {trace: 0.9}``."""
     team: float = 1.0
     """Weight of the team's reward in each turn's reward."""
     local: float = 1.0

@@ -60,14 +60,24 @@ def credited_turns(episodes: Sequence[Episode], credit: Credit) -> list[Credited
     _check_one_episode_a_rollout(episodes)
     _check_names(episodes, credit.name)
     return [
-        CreditedTurn(_sample(episode, turn, reward, step), turn, episode)
+        CreditedTurn(_sample(episode, turn, rewards, step), turn, episode)
         for episode in episodes
-        for step, (turn, reward) in enumerate(zip(episode.turns, turn_rewards(episode, credit), strict=True))
+        for step, (turn, rewards) in enumerate(zip(episode.turns, turn_rewards(episode, credit), strict=True))
     ]
 
 
-def turn_rewards(episode: Episode, credit: Credit) -> list[float]:
-    """The reward of each turn of an episode, in order.
+@dataclass(frozen=True, slots=True)
+class TurnReward:
+    """The reward of one turn, as outcome and as step."""
+
+    outcome: float
+    """What counts for the turn, whenever it arrived: ``Sample.reward``."""
+    step: float
+    """What arrives with it: ``Sample.step_reward``. Over a chain, the turns of one role and agent path, these add up."""
+
+
+def turn_rewards(episode: Episode, credit: Credit) -> list[TurnReward]:
+    """The rewards of each turn of an episode, in order.
 
     Raises:
         RewardError: as ``credited_turns``, but for names of roles and paths, which one episode cannot tell.
@@ -88,24 +98,28 @@ def turn_rewards(episode: Episode, credit: Credit) -> list[float]:
             team += reward.value
     _check_bound(episode, "call", by_call, [turn.call_id for turn in episode.turns])
 
+    last = {(turn.role, turn.agent_path): place for place, turn in enumerate(episode.turns)}
     values = []
-    for turn in episode.turns:
+    for place, turn in enumerate(episode.turns):
         local = by_call.get(turn.call_id, by_path.get(turn.agent_path, by_role.get(turn.role, 0.0)))
-        values.append(_finite(credit.team * team + credit.local * local, turn, episode))
+        outcome = _finite(credit.team * team + credit.local * local, turn, episode)
+        ends = last[turn.role, turn.agent_path] == place
+        values.append(TurnReward(outcome, outcome if ends else credit.local * by_call.get(turn.call_id, 0.0)))
     return values
 
 
-def _sample(episode: Episode, turn: Turn, reward: float, step: int) -> Sample:
+def _sample(episode: Episode, turn: Turn, rewards: TurnReward, step: int) -> Sample:
     return Sample(
         task_id=episode.task_id,
         rollout_id=episode.rollout_id,
         role=turn.role,
         agent_path=turn.agent_path,
         turn=turn.index,
-        reward=reward,
+        reward=rewards.outcome,
         state_key=turn.state_key,
         step=step,
         invocation=turn.invocation,
+        step_reward=rewards.step,
     )
 
 

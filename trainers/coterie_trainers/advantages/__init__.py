@@ -12,9 +12,11 @@ entry point of the group ``coterie.advantages``::
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +40,21 @@ _BUILT_IN = {
         "ema_role": "EmaRole",
         "state": "state",
         "state_history": "state_history",
+        "turn_gae": "TurnGae",
     }.items()
 }
 
 
-def get(name: str) -> AdvantageEstimator:
+def get(name: str, options: Mapping[str, JSON] | None = None) -> AdvantageEstimator:
     """The estimator of this name: a built-in one, or one that an installed package offers. A class gives a new object.
 
+    Args:
+        name: Its name.
+        options: What the class is made with, such as ``{"trace": 0.9}`` for ``turn_gae``.
+
     Raises:
-        ConfigError: there is none of this name (the message lists what there is), two packages offer it, or it cannot
-            be imported.
+        ConfigError: there is none of this name (the message lists what there is), two packages offer it, it cannot
+            be imported, or it does not take these options.
     """
     offered = _offered(name)
     if not offered:
@@ -62,7 +69,9 @@ def get(name: str) -> AdvantageEstimator:
             f"advantage: {name!r} ({offered[0].value}) cannot be imported: {type(error).__name__}: {error}"
         ) from error
     if isinstance(estimator, type):
-        estimator = estimator()
+        estimator = _made(name, estimator, options or {})
+    elif options:
+        raise ConfigError(f"credit.options: {name!r} takes no options; {', '.join(sorted(options))} cannot be set.")
     if not callable(estimator):
         raise ConfigError(f"advantage: {name!r} ({offered[0].value}) is no function: {estimator!r}.")
     chosen: AdvantageEstimator = estimator
@@ -74,17 +83,25 @@ def names() -> list[str]:
     return sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
 
 
-def check(by_role: str | Mapping[str, str]) -> Estimate:
+def check(by_role: str | Mapping[str, str], options: Mapping[str, Mapping[str, JSON]] | None = None) -> Estimate:
     """Resolve the estimators before any work is done; the result is called with the samples of each step.
 
+    Args:
+        by_role: One estimator's name for all, or role → name.
+        options: Estimator's name → what it is made with.
+
     Raises:
-        ConfigError: no such estimator, or an empty mapping.
+        ConfigError: no such estimator, an empty mapping, or options that an estimator does not take or that are for one
+            that nobody chose.
     """
-    if isinstance(by_role, str):
-        return Estimate(by_role, {by_role: get(by_role)})
+    options = options or {}
     if not by_role:
         raise ConfigError("advantage: the mapping of roles to estimators is empty. Name one for each role.")
-    return Estimate(dict(by_role), {name: get(name) for name in dict.fromkeys(by_role.values())})
+    chosen = [by_role] if isinstance(by_role, str) else list(dict.fromkeys(by_role.values()))
+    if unused := sorted(set(options) - set(chosen)):
+        raise ConfigError(f"credit.options: no role uses {unused[0]!r}. In use: {', '.join(sorted(chosen))}.")
+    estimators = {name: get(name, options.get(name)) for name in chosen}
+    return Estimate(by_role if isinstance(by_role, str) else dict(by_role), estimators)
 
 
 def estimate(samples: Sequence[Sample], by_role: str | Mapping[str, str]) -> NDArray[np.float64]:
@@ -139,6 +156,16 @@ class Estimate:
             advantages_N[places] = _call(name, self.estimators[name], [samples[place] for place in places])
         return advantages_N
 
+    @property
+    def needs_values(self) -> bool:
+        """True when an estimator in use needs ``Sample.value``: a critic must be asked before it is called."""
+        return any(getattr(estimator, "needs_values", False) for estimator in self.estimators.values())
+
+    def needs_values_of(self, role: str) -> bool:
+        """The same for the turns of one role."""
+        name = self.by_role if isinstance(self.by_role, str) else self.by_role.get(role)
+        return name is not None and bool(getattr(self.estimators[name], "needs_values", False))
+
     def remembered(self) -> dict[str, JSON]:
         """Name → what that estimator carries from step to step; empty when none carries anything."""
         return {
@@ -172,6 +199,20 @@ class Estimate:
                 f"The mapping has: {', '.join(sorted(self.by_role))}. Add what is missing, or give one name for all."
             )
         return places
+
+
+def _made(name: str, kind: type, options: Mapping[str, JSON]) -> Any:
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError:
+        takes = ", ".join(inspect.signature(kind).parameters) or "none"
+        raise ConfigError(
+            f"credit.options: {name!r} is not made with {', '.join(options) or 'nothing'}. Its options: {takes}."
+        ) from None
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"credit.options: {name!r} with {dict(options)}: {error}") from error
 
 
 def _offered(name: str) -> list[EntryPoint]:

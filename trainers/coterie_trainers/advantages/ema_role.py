@@ -38,6 +38,8 @@ class EmaRole:
     """Rewards less the running mean of the same role. It remembers from step to step."""
 
     def __init__(self, decay: float = DECAY) -> None:
+        if not 0 < decay < 1:
+            raise ConfigError(f"advantage: 'ema_role' has decay = {decay}; it must lie between 0 and 1.")
         self._decay = decay
         self._sums: dict[str, float] = {}
         """Role → b, not corrected."""

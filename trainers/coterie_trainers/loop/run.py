@@ -59,7 +59,7 @@ async def train(
     let_clients_be_made()
     # Runners elsewhere have the team's frameworks; this machine may lack them.
     function = load_team(app_spec, folder=folder) if config.runner.where == "here" else None
-    estimate = advantages.check(config.credit.advantage)
+    estimate = advantages.check(config.credit.advantage, config.credit.options)
     with Workspace(work) as workspace:
         if fresh:
             workspace.clear()
