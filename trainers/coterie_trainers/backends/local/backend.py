@@ -35,7 +35,7 @@ class LocalBackend:
     def __init__(
         self,
         policies: Mapping[str, config.Policy],
-        settings: config.LocalBackend,
+        settings: config.ModelServers,
         training: config.Training,
         sampling: config.Sampling,
         *,
@@ -83,6 +83,7 @@ class LocalBackend:
         self._runtime = Path(tempfile.mkdtemp(prefix="coterie-"))
         deadline = time.monotonic() + self._settings.start_seconds
         try:
+            await self._make_room(self._runtime, deadline)
             for index, (name, model) in enumerate(models.items()):
                 self._start(index, name, model)
             parts: list[ModelServer | Trainer] = [*self._servers.values(), *self._trainers.values()]
@@ -161,6 +162,7 @@ class LocalBackend:
                 await asyncio.gather(*(loop.run_in_executor(stoppers, stop) for stop in stops))
         self._servers.clear()
         self._trainers.clear()
+        await self._leave_room()
         if self._runtime is not None:
             shutil.rmtree(self._runtime, ignore_errors=True)
             self._runtime = None
@@ -200,6 +202,12 @@ class LocalBackend:
             on_cpu=self._device is Device.CPU,
         )
         self._trainers[name] = self._start_trainer(trainer, runtime / f"trainer-{index}", logs / f"trainer-{name}.log")
+
+    async def _make_room(self, runtime: Path, deadline: float) -> None:
+        """Before anything is started: have a place for it. Here that is this machine."""
+
+    async def _leave_room(self) -> None:
+        """After everything has ended."""
 
     def _start_server(self, plan: ServerPlan) -> ModelServer:
         return ModelServer(plan, self._settings)

@@ -33,7 +33,12 @@ def environment(device: Device, runtime: str, threads: int) -> dict[str, str]:
         threads: Threads of one tensor operation on a CPU.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_LAUNCHERS}
-    return {**kept, **_QUIET, "TMPDIR": runtime, "VLLM_RPC_BASE_PATH": runtime, **_on(device, threads)}
+    return {**kept, **settings(device, threads), "TMPDIR": runtime, "VLLM_RPC_BASE_PATH": runtime}
+
+
+def settings(device: Device, threads: int) -> dict[str, str]:
+    """The environment variables that every server and trainer has, wherever it runs."""
+    return {**_QUIET, **_on(device, threads)}
 
 
 def _on(device: Device, threads: int) -> dict[str, str]:

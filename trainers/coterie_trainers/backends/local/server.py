@@ -18,9 +18,8 @@ from coterie.errors import ConfigError
 from coterie_trainers.backends.local.device import Device, environment
 from coterie_trainers.backends.local.gate import TOKEN_VARIABLE
 from coterie_trainers.backends.local.processes import GuardedProcess
-from coterie_trainers.config import LocalBackend
+from coterie_trainers.config import ModelServers
 
-_HOST = "127.0.0.1"
 _CPU_BLOCK_TOKENS = 128
 _PACKAGE = "coterie_trainers.backends.local"
 _SOCKET_VARIABLE = "COTERIE_WEIGHT_SOCKET"
@@ -41,15 +40,19 @@ class ServerPlan:
     log: Path
     seed: int
     device: Device
+    host: str = "127.0.0.1"
+    """The address at which it listens and answers."""
+    arguments: tuple[str, ...] = ()
+    """More arguments for ``vllm serve``, before those of the configuration."""
 
 
 class ModelServer:
     """A running ``vllm serve`` with the gate in front."""
 
-    def __init__(self, plan: ServerPlan, settings: LocalBackend) -> None:
+    def __init__(self, plan: ServerPlan, settings: ModelServers) -> None:
         """Start it; ``wait_ready`` tells when it answers."""
         self._token = secrets.token_hex(16)
-        self._port = _free_port()
+        self._host, self._port = plan.host, _free_port(plan.host)
         plan.runtime.mkdir(parents=True, exist_ok=True)
         variables = environment(plan.device, str(plan.runtime), threads=1)
         variables |= {TOKEN_VARIABLE: self._token, _SOCKET_VARIABLE: plan.weight_socket}
@@ -69,7 +72,7 @@ class ModelServer:
     @property
     def base_url(self) -> str:
         """The OpenAI-compatible base."""
-        return f"http://{_HOST}:{self._port}/v1"
+        return f"http://{self._host}:{self._port}/v1"
 
     def wait_ready(self, deadline: float) -> None:
         """Wait until it answers.
@@ -123,7 +126,7 @@ class ModelServer:
         self.process.stop()
 
     def _request(self, method: str, path: str, body: Any, seconds: float) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection(_HOST, self._port, timeout=seconds)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
         try:
             headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -139,8 +142,8 @@ class ModelServer:
             return answer.status, {"error": text.decode(errors="replace")[:500]}
 
 
-def _arguments(plan: ServerPlan, settings: LocalBackend, port: int) -> list[str]:
-    common = ["serve", str(plan.model), "--served-model-name", plan.policy, "--host", _HOST, "--port", str(port)]
+def _arguments(plan: ServerPlan, settings: ModelServers, port: int) -> list[str]:
+    common = ["serve", str(plan.model), "--served-model-name", plan.policy, "--host", plan.host, "--port", str(port)]
     common += ["--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)]
     common += ["--seed", str(plan.seed), "--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
     common += ["--worker-extension-cls", f"{_PACKAGE}.weight_receiver.WeightReceiver"]
@@ -152,15 +155,15 @@ def _arguments(plan: ServerPlan, settings: LocalBackend, port: int) -> list[str]
     else:
         # The trainer shares the GPU, so vLLM's default of nine tenths of its memory would leave it none.
         common += ["--gpu-memory-utilization", "0.4"]
-    return [*common, *settings.server_args]
+    return [*common, *plan.arguments, *settings.server_args]
 
 
-def _cache_blocks(settings: LocalBackend) -> int:
+def _cache_blocks(settings: ModelServers) -> int:
     """Room for every concurrent sequence at full length."""
     return settings.max_num_seqs * math.ceil(settings.max_model_len / _CPU_BLOCK_TOKENS) + 1
 
 
-def _cache_gib(model: Path, settings: LocalBackend) -> int:
+def _cache_gib(model: Path, settings: ModelServers) -> int:
     """The key-value cache's size in GiB, rounded up: what vLLM may take."""
     shape = json.loads((model / "config.json").read_text())
     shape = shape.get("text_config", shape)
@@ -172,9 +175,9 @@ def _cache_gib(model: Path, settings: LocalBackend) -> int:
     return max(1, math.ceil(_cache_blocks(settings) * _CPU_BLOCK_TOKENS * bytes_a_token / 2**30))
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
