@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -26,9 +27,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        # No setting is a truth value, and pydantic would take true for 1.
-        if isinstance(value, bool):
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # Where no truth value is meant pydantic would take true for 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("true and false are no values for it")
         return value
 
@@ -65,17 +66,111 @@ class Dataset(Section):
     test: Source | str
 
 
-class Policy(Section):
-    """A trainable model and the roles that it plays."""
+class Adapter(Section):
+    """A LoRA adapter (arXiv 2106.09685): the policy is its model, which stays as it is, and this beside it."""
 
-    model: str
-    """A Hugging Face folder (or what ``prepare`` makes), relative to the work folder unless absolute."""
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    """The adapter's product is scaled by ``alpha / rank``."""
+    target_modules: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """The modules that get one: ``all-linear`` (all but the output layer), a pattern, or names such as ``q_proj``."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the adapter's input while it trains. It makes PPO's ratio noisy, and shows as mismatch."""
+
+
+class Hosted(Section):
+    """A model behind an OpenAI-compatible URL, which is called and never trained."""
+
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+    """Such as ``https://models.example.com/v1``."""
+    model: Annotated[str, Field(min_length=1)]
+    """Its name there."""
+    api_key: Annotated[str, Field(pattern=r"^env:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """``env:NAME``: the environment variable that holds the key where the agents run. Never the key itself."""
+
+
+class Schedule(Section):
+    """How a policy's learning rate moves over its updates."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """What it does after the warm-up: it stays, or falls to ``floor`` in a line or along half a cosine."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Updates in which it rises in a line to ``learning_rate``."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Where it ends, as a part of ``learning_rate``."""
+    steps: PositiveInt | None = None
+    """Updates until it is at ``floor``; by default as many as the policy can get in ``training.steps``."""
+
+
+class Policy(Section):
+    """A model and the roles that it plays: trained whole, trained as an adapter, frozen, or hosted elsewhere."""
+
+    model: str = ""
+    """A Hugging Face folder (or what ``prepare`` makes), relative to the work folder unless absolute. Not for ``hosted``."""
     roles: list[str] = Field(default_factory=list)
     """The roles it plays; empty means all."""
+    adapter: Adapter | None = None
+    """Train this and leave the model as it is. Policies with adapters on the same model share its server."""
+    frozen: bool = False
+    """Serve the model and never train it."""
+    hosted: Hosted | None = None
     learning_rate: PositiveFloat = 1e-6
+    schedule: Schedule = Schedule()
+    """Or only its kind: ``schedule: cosine``."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_grad: PositiveFloat = 1.0
+
+    @property
+    def trained(self) -> bool:
+        """False for those that are frozen or hosted."""
+        return not self.frozen and self.hosted is None
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if not self.trained:
+            kind = "hosted" if self.hosted else "frozen"
+            for_training = ("adapter", "learning_rate", "schedule", "betas", "weight_decay", "clip_grad")
+            given = [name for name in for_training if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"a {kind} policy is never trained, so it takes no {given[0]!r}")
+        if self.hosted is not None and (self.model or self.frozen):
+            raise ValueError(f"'hosted' says where the model is; leave out {'model' if self.model else 'frozen'!r}")
+        if self.hosted is None and not self.model:
+            raise ValueError("the key 'model' is missing: a Hugging Face folder, or 'hosted' for a model behind a URL")
+        return self
+
+
+class Stage(Section):
+    """A part of an update schedule."""
+
+    policies: Annotated[list[str], Field(min_length=1)]
+    """Those that learn in it."""
+    steps: PositiveInt = 1
+
+
+class Updates(Section):
+    """Which policies learn in which training step. All of them are sampled in every step."""
+
+    order: Literal["joint", "alternate", "schedule"] = "joint"
+    """``joint``: all in each step. ``alternate``: one after the other. ``schedule``: as ``stages`` says."""
+    steps_each: PositiveInt = 1
+    """For ``alternate``: how many steps a policy learns before it is the next one's turn."""
+    stages: list[Stage] = Field(default_factory=list)
+    """For ``schedule``: what comes after what; after the last one it begins anew."""
+
+    @model_validator(mode="after")
+    def _what_belongs_together(self) -> Self:
+        if (self.order == "schedule") != bool(self.stages):
+            raise ValueError("'stages' and order 'schedule' go together")
+        if self.order != "alternate" and self.steps_each != 1:
+            raise ValueError("'steps_each' goes with order 'alternate'")
+        return self
 
 
 class Sampling(Section):
@@ -116,7 +211,10 @@ class Training(Section):
     checkpoint_every: PositiveInt = 1
     """Steps between checkpoints; a run that is cut off resumes from the last."""
     stop_after_empty_steps: PositiveInt = 5
-    """Stop with an error after so many steps in a row without any usable group."""
+    """Stop with an error after so many steps in a row without any usable group, or without a call of some policy."""
+    first_mismatch: PositiveFloat = 0.1
+    """The largest ``mismatch_kl`` (nats a token) of a policy's first update; more means that its server and its trainer
+    do not compute the same thing."""
 
 
 class Evaluation(Section):
@@ -237,6 +335,7 @@ class TrainConfig(Section):
     dataset: Dataset
     policies: Annotated[dict[str, Policy], Field(min_length=1)]
     """Policy name → the model behind it."""
+    updates: Updates = Updates()
     sampling: Sampling = Sampling()
     credit: Credit = Credit()
     training: Training = Training()
@@ -257,13 +356,12 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _placed_policies(self) -> Self:
-        for name in ("ranks", "replicas", "tensor_parallel"):
-            given = getattr(self.backend, name, None)
-            unknown = sorted(set(given) - set(self.policies)) if isinstance(given, dict) else []
-            if unknown:
-                there = ", ".join(self.policies)
-                raise ValueError(f"backend.{name}: there is no policy {unknown[0]!r}; there are: {there}")
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationInfo,
         return self
 
     @model_validator(mode="after")
