@@ -39,5 +39,9 @@ class BackendError(CoterieError):
     """A model server or a trainer process failed or did not answer in time."""
 
 
+class MismatchError(CoterieError):
+    """The log-probabilities that a model server gave are not those that its trainer computes."""
+
+
 class NothingToTrainError(CoterieError):
     """Step after step gave no usable group: every reward equal, or no trainable call."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -286,6 +286,11 @@ class Endpoint:
     """Ask the server for token ids and log-probs (vLLM's ``return_token_ids``)."""
     replicas: Sequence[str] = ()
     """The bases of all servers of the policy, where there are several; ``base_url`` is one of them."""
+
+    def at(self, version: int) -> Endpoint:
+        """The endpoint with another version of its policy; a model that is named ``policy@version`` moves with it."""
+        moved = self.model == f"{self.policy}@{self.version}"
+        return replace(self, version=version, model=f"{self.policy}@{version}" if moved else self.model)
 
 
 class RunState(StrEnum):

@@ -60,7 +60,11 @@ def test_a_role_without_policy_is_named_with_the_ways_out():
         (
             {
                 "order": "schedule",
-                "stages": [{"policies": ["critic"], "steps": 2}, {"policies": ["solver"]}, {"policies": ["solver", "critic"]}],
+                "stages": [
+                    {"policies": ["critic"], "steps": 2},
+                    {"policies": ["solver"]},
+                    {"policies": ["solver", "critic"]},
+                ],
             },
             ["c", "c", "s", "sc", "c", "c"],
         ),

@@ -356,12 +356,29 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    Discriminator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    ValidationInfo,
+    def _placed_policies(self) -> Self:
+        for name in ("ranks", "replicas", "tensor_parallel"):
+            given = getattr(self.backend, name, None)
+            unknown = sorted(set(given) - set(self.policies)) if isinstance(given, dict) else []
+            if unknown:
+                there = ", ".join(self.policies)
+                raise ValueError(f"backend.{name}: there is no policy {unknown[0]!r}; there are: {there}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        trained = [name for name, policy in self.policies.items() if policy.trained]
+        if not trained:
+            raise ValueError("policies: all are frozen or hosted, so there is nothing to train")
+        named = [name for stage in self.updates.stages for name in stage.policies]
+        for name in named:
+            if name not in self.policies:
+                raise ValueError(f"updates.stages: there is no policy {name!r}; there are: {', '.join(self.policies)}")
+            if name not in trained:
+                raise ValueError(f"updates.stages: the policy {name!r} is frozen or hosted and never trained")
+        never = [name for name in trained if self.updates.order == "schedule" and name not in named]
+        if never:
+            raise ValueError(f"updates.stages: the policy {never[0]!r} never learns; add it to a stage, or freeze it")
         return self
 
     @model_validator(mode="after")

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.episodes import Episode
+from coterie.errors import MismatchError
+from coterie.interfaces import PolicyUpdate
 from coterie.vocabulary import Metrics
 from coterie_trainers.advantages import Estimate
 from coterie_trainers.batches import Batch, build_batch
 from coterie_trainers.credit import Credit, CreditedTurn, credited_turns
 from coterie_trainers.loop.job import Job
+from coterie_trainers.policy_map import PolicyMap, Silence
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,8 @@ class Lesson:
     advantages: NDArray[np.float64]
     """One a turn."""
     batch: Batch
-
-    @property
-    def policies(self) -> list[str]:
-        """The policies that there are rows for: those that this step trains."""
-        return [policy for policy, rows in self.batch.rows.items() if rows]
+    policies: Sequence[str]
+    """The policies that learn in this step and that there are rows for."""
 
 
 class Learner:
@@ -41,21 +41,39 @@ class Learner:
         self.job = job
         self.estimate = estimate
         self.credit = Credit(team=job.config.credit.team, local=job.config.credit.local)
+        self.policies = PolicyMap(job.config)
+        self.silence = Silence(self.policies, job.config.policies, patience=job.config.training.stop_after_empty_steps)
+        self._compared: set[str] = set()
+        """The policies whose log-probs have been compared with the server's."""
 
-    def study(self, episodes: Sequence[Episode]) -> Lesson:
-        """Credit, advantages and rows of a step's episodes."""
+    def study(self, episodes: Sequence[Episode], step: int) -> Lesson:
+        """Credit, advantages and rows of a step's episodes.
+
+        Raises:
+            ConfigError: a role that spoke has no policy, or a policy waits in vain for its roles to speak.
+        """
         turns = credited_turns(episodes, self.credit)
+        for warning in self.silence.heard({turn.turn.role for turn in turns}):
+            self.job.progress.warn(warning)
         advantages_N = self.estimate([turn.sample for turn in turns])
-        return Lesson(episodes, turns, advantages_N, build_batch(turns, advantages_N, self._policy_of()))
+        batch = build_batch(turns, advantages_N, self.policies.trains)
+        learning = self.policies.learns(step)
+        policies = [policy for policy, rows in batch.rows.items() if rows and policy in learning]
+        return Lesson(episodes, turns, advantages_N, batch, policies)
 
     async def update(self, lesson: Lesson) -> dict[str, float]:
-        """Train each policy on its rows; gives the figures of the updates, by policy if there are several."""
+        """Train each policy on its rows; gives the figures of the updates, by policy if several are trained.
+
+        Raises:
+            MismatchError: a policy's first update shows that its server and its trainer do not compute the same thing.
+        """
         figures: dict[str, float] = {}
         for policy in lesson.policies:
             update = await self.job.backend.update(
                 policy, lesson.batch.rows[policy], temperature=self.job.config.sampling.temperature
             )
-            prefix = "" if len(lesson.batch.rows) == 1 else f"{policy}/"
+            self._compare(update)
+            prefix = "" if len(self.policies.trained) == 1 else f"{policy}/"
             figures |= {f"{prefix}{name}": value for name, value in update.metrics.items()}
         return figures
 
@@ -72,10 +90,10 @@ class Learner:
         batch = lesson.batch
         figures |= {
             "calls": len(lesson.turns),
-            "rows": sum(map(len, batch.rows.values())),
+            "rows": sum(len(batch.rows[policy]) for policy in lesson.policies),
             "untrainable": batch.untrainable,
             "zero_advantage": batch.zero_advantage,
-            "tokens": sum(sum(row.response_mask) for rows in batch.rows.values() for row in rows),
+            "tokens": sum(sum(row.response_mask) for policy in lesson.policies for row in batch.rows[policy]),
         }
         calls = Counter(turn.turn.role for turn in lesson.turns)
         return figures | {f"calls/{role}": count for role, count in calls.items()}
@@ -92,10 +110,18 @@ class Learner:
             if row.step == step:
                 self.estimate.recall({name: json.loads(str(memory)) for name, memory in row.values.items()})
 
-    def _policy_of(self) -> dict[str, str] | str:
-        """Role → policy, or the one policy that plays all roles."""
-        policies = self.job.config.policies
-        for name, policy in policies.items():
-            if not policy.roles:
-                return name
-        return {role: name for name, policy in policies.items() for role in policy.roles}
+    def _compare(self, update: PolicyUpdate) -> None:
+        """Refuse to go on where the first update was on log-probs that are not the trainer's."""
+        divergence, bound = update.metrics.get("mismatch_kl"), self.job.config.training.first_mismatch
+        if update.policy in self._compared or divergence is None:
+            return
+        self._compared.add(update.policy)
+        if not abs(divergence) <= bound:
+            raise MismatchError(
+                f"policies.{update.policy}: in its first update the server's log-probabilities are not the trainer's: "
+                f"mismatch_kl is {divergence:.3g} nats a token, and training.first_mismatch allows {bound:g}. Both have "
+                f"the same weights then, so they compute differently: look for sampling parameters that the server "
+                f"applies and the trainer does not know (sampling.top_p below 1, a temperature that the team sets by "
+                f"itself), backend.server_args such as a quantization, or a model that vLLM and transformers read "
+                f"differently. Raise training.first_mismatch if it is wanted."
+            )

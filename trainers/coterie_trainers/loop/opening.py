@@ -13,6 +13,7 @@ from coterie.interfaces import Backend
 from coterie.store.base import Store
 from coterie.vocabulary import Run, RunState, new_id
 from coterie_trainers.config import TrainConfig
+from coterie_trainers.policy_map import with_schedule_lengths
 from coterie_trainers.workspace import Workspace
 
 
@@ -52,10 +53,9 @@ def make_backend(config: TrainConfig, workspace: Workspace, folder: Path) -> Bac
     if config.backend.kind not in found:
         raise ConfigError(f"backend.kind: no backend {config.backend.kind!r}; there are: {', '.join(sorted(found))}.")
     policies = {}
-    for name, policy in config.policies.items():
-        path = next(
-            (base / policy.model for base in (folder, workspace.folder) if (base / policy.model).exists()), None
-        )
+    for name, policy in with_schedule_lengths(config).items():
+        places = [] if policy.hosted else [base / policy.model for base in (folder, workspace.folder)]
+        path = next((place for place in places if place.exists()), None)
         policies[name] = policy if path is None else policy.model_copy(update={"model": str(path.resolve())})
     make = found[config.backend.kind].load()
     return cast(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from coterie.vocabulary import Endpoint, Resource, ResourceKind
 from coterie_trainers.loop.job import Job
@@ -31,13 +31,13 @@ class Endpoints:
         """Bring a checkpoint to the servers. Nothing is published yet."""
         versions = await self.job.backend.load(self.job.workspace.checkpoint(step))
         for policy, version in versions.items():
-            self.by_policy[policy] = replace(self.by_policy[policy], version=version)
+            self.by_policy[policy] = self.by_policy[policy].at(version)
 
     async def publish(self, policies: Iterable[str]) -> None:
         """Bring the trained weights of these policies to the servers, and tell."""
         for policy in policies:
             version = await self.job.backend.publish(policy)
-            self.by_policy[policy] = replace(self.by_policy[policy], version=version)
+            self.by_policy[policy] = self.by_policy[policy].at(version)
             await self._tell(policy)
 
     async def tell(self) -> None:

@@ -81,7 +81,7 @@ class Steps:
             self.job.progress.warn(
                 f"step {step}: {len(failed)} of {len(collected.ended)} rollouts failed; the first: {failed[0].reason}"
             )
-        lesson = self.learner.study(collected.episodes)
+        lesson = self.learner.study(collected.episodes, step)
         clock.lap("credit_seconds")
         figures = {"rollouts": float(len(collected.ended)), "failed": float(len(failed))}
         figures |= role_figures(lesson.turns, lesson.advantages, self.endpoints.versions)

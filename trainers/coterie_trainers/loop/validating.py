@@ -9,6 +9,7 @@ from coterie.vocabulary import Metrics, Mode, Resource, ResourceKind
 from coterie_trainers.evaluation import Evaluator
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.publishing import Endpoints
+from coterie_trainers.policy_map import PolicyMap
 
 
 class Validation:
@@ -58,7 +59,7 @@ class Validation:
             await self.endpoints.tell()
         evidence = {str(step): success for step, success in (await self.looks()).items()}
         decided = {each.subject for each in await job.store.get_decisions(job.run_id) if each.kind == "promoted"}
-        for policy in self.endpoints.by_policy:
+        for policy in PolicyMap(job.config).trained:
             subject = f"policy {policy} of step {best}"
             if subject in decided:
                 continue
