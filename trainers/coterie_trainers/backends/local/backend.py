@@ -52,6 +52,9 @@ class LocalBackend:
             folder: The work folder, absolute. Logs go to ``folder/logs``.
             seed: Of sampling and of the order of rows.
         """
+        other = [name for name, policy in policies.items() if policy.adapter or not policy.trained]
+        if other:
+            raise ConfigError(f"policies.{other[0]}: this backend trains whole policies only.")
         self._policies = dict(policies)
         self._settings = settings
         self._training = training
