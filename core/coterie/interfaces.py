@@ -107,6 +107,10 @@ class Backend(Protocol):
     async def serve(self) -> Mapping[str, Endpoint]:
         """Start servers and trainers; gives policy → endpoint, ready to answer.
 
+        Address and model name of an endpoint go on to answer as long as the backend runs, with the weights published last:
+        with asynchronous collection a rollout outlives many of them. Each answer names its version in the header
+        ``x-coterie-policy-version``.
+
         Raises:
             BackendError: a process died or was not ready in time; the message ends with its last log lines.
         """

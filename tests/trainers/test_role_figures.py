@@ -15,6 +15,7 @@ from coterie.episodes import Turn
 from coterie_trainers.credit import Credit, CreditedTurn, credited_turns
 from coterie_trainers.health.diversity import diversity
 from coterie_trainers.health.role_figures import role_figures
+from coterie_trainers.health.staleness import staleness
 
 
 def step(*rollouts: tuple[str, float, Sequence[Turn]]) -> list[CreditedTurn]:
@@ -47,6 +48,7 @@ def test_each_role_has_its_own_figures():
             "role/coder/length": 3.0,
             "role/coder/error_rate": 0.0,
             "role/coder/staleness": 2.0,
+            "role/coder/staleness_max": 2.0,
             # ^1 12 2$ and ^1 12 23 34 4$: six of eight bigrams are different, half of them would be the least.
             "role/coder/diversity": (6 / 8 - 1 / 2) / (1 - 1 / 2),
             "role/reviewer/reward": 0.5,
@@ -55,6 +57,7 @@ def test_each_role_has_its_own_figures():
             "role/reviewer/length": 1.0,
             "role/reviewer/error_rate": 0.5,
             "role/reviewer/staleness": 2.0,
+            "role/reviewer/staleness_max": 2.0,
             # One of its two calls failed: nothing to compare the other with.
         }
     )
@@ -73,8 +76,18 @@ def test_a_single_answer_has_no_diversity_and_another_model_no_staleness():
     assert "role/coder/staleness" not in found
 
 
+def test_staleness_is_the_mean_and_the_worst_over_turns_of_several_versions():
+    calls = [turn(version=3), turn(version=1, call_id="old"), turn("reviewer", version=3, call_id="r")]
+    turns = step(("a", 1.0, calls))
+    assert staleness(turns, {"team": 4}) == pytest.approx({"staleness": 5 / 3, "staleness_max": 3.0})
+    found = figures(turns, team=4)
+    assert (found["role/coder/staleness"], found["role/coder/staleness_max"]) == (2.0, 3.0)
+    assert (found["role/reviewer/staleness"], found["role/reviewer/staleness_max"]) == (1.0, 1.0)
+
+
 def test_no_turns_have_no_figures():
     assert figures([]) == {}
+    assert staleness([], {"team": 4}) == {}
 
 
 answers = st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=2, max_size=8)

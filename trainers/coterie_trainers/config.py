@@ -206,6 +206,11 @@ class Training(Section):
     loss_aggregation: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum"] = "seq-mean-token-mean"
     balance: str | None = None
     """A key of the tasks' metadata: draw its values equally often."""
+    collection: Literal["sync", "async"] = "sync"
+    """``async``: the next groups are played while a step trains, and a step trains on those that are whole first."""
+    max_staleness: PositiveInt = 2
+    """Async: how many steps may train between the enqueueing of a group and its own. The trainer waits for a group whose
+    time has come; none is dropped."""
     max_seconds: PositiveFloat | None = None
     """Stop training after so much time, whatever ``steps`` says."""
     checkpoint_every: PositiveInt = 1

@@ -19,7 +19,8 @@ def role_figures(
     advantages_N: NDArray[np.float64],
     versions: Mapping[str, int],
 ) -> dict[str, float]:
-    """``reward, advantage_spread, zero_variance, length, error_rate, diversity, staleness`` of each role that made a call.
+    """``reward, advantage_spread, zero_variance, length, error_rate, diversity, staleness, staleness_max`` of each role
+    that made a call.
 
     What only the trainer sees (``entropy, mismatch_kl, clip_fraction`` of a role's rows) comes with the policy's update.
 
@@ -30,10 +31,12 @@ def role_figures(
     """
     figures = {
         f"role/{role}/{name}": value
-        for by_role in (signal_by_role(turns, advantages_N), answers_by_role(turns))
+        for by_role in (
+            signal_by_role(turns, advantages_N),
+            answers_by_role(turns),
+            staleness_by_role(turns, versions),
+        )
         for role, values in by_role.items()
         for name, value in values.items()
     }
-    figures |= {f"role/{role}/diversity": value for role, value in diversity_by_role(turns).items()}
-    ages = staleness_by_role(turns, versions)
-    return figures | {f"role/{role}/staleness": value for role, value in ages.items()}
+    return figures | {f"role/{role}/diversity": value for role, value in diversity_by_role(turns).items()}

@@ -12,15 +12,28 @@ from collections.abc import Mapping, Sequence
 from coterie_trainers.credit import CreditedTurn
 
 
-def staleness_by_role(turns: Sequence[CreditedTurn], versions: Mapping[str, int]) -> Mapping[str, float]:
-    """Role → the mean number of versions that its answers are old. Roles whose calls tell no version have none.
+def staleness(turns: Sequence[CreditedTurn], versions: Mapping[str, int]) -> dict[str, float]:
+    """``staleness``, the mean over turns, and ``staleness_max``; empty where no call tells its version.
 
     Args:
         turns: The turns of one step.
         versions: Policy → the version of the weights that are about to be trained.
     """
+    return _figures([age for ages in _ages(turns, versions).values() for age in ages])
+
+
+def staleness_by_role(turns: Sequence[CreditedTurn], versions: Mapping[str, int]) -> Mapping[str, Mapping[str, float]]:
+    """Role → the same figures of its answers. Roles whose calls tell no version have none."""
+    return {role: _figures(ages) for role, ages in _ages(turns, versions).items()}
+
+
+def _ages(turns: Sequence[CreditedTurn], versions: Mapping[str, int]) -> dict[str, list[int]]:
     ages: dict[str, list[int]] = {}
     for turn in (each.turn for each in turns):
         if turn.policy is not None and turn.policy in versions and turn.policy_version is not None:
             ages.setdefault(turn.role, []).append(versions[turn.policy] - turn.policy_version)
-    return {role: sum(values) / len(values) for role, values in ages.items()}
+    return ages
+
+
+def _figures(ages: Sequence[int]) -> dict[str, float]:
+    return {"staleness": sum(ages) / len(ages), "staleness_max": float(max(ages))} if ages else {}

@@ -9,6 +9,8 @@
     job.py          what all rooms share: one run and what it works with
     steps.py        the training steps, one after the other, each with its figures and checkpoint
     collecting.py   draws tasks, enqueues rollouts, waits for them
+    carrying_over.py  the same, asynchronously: groups that are not whole in time carry over to a later step
+    window.py       which groups are in flight then, and which of them a step may train on
     learning.py     episodes → credit → batch → updates
     publishing.py   the endpoints of the policies, as agents find them
     validating.py   looks at the validation split, and the promotion of the best checkpoint

@@ -18,7 +18,8 @@ from coterie_trainers import advantages
 from coterie_trainers.config import TrainConfig
 from coterie_trainers.datasets import load_splits
 from coterie_trainers.evaluation import Evaluator
-from coterie_trainers.loop.collecting import Collector, cancel_leftovers
+from coterie_trainers.loop.carrying_over import AsyncCollector
+from coterie_trainers.loop.collecting import SyncCollector, cancel_leftovers
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.learning import Learner
 from coterie_trainers.loop.opening import make_backend, open_run
@@ -107,7 +108,8 @@ async def _train(job: Job, estimate: advantages.Estimate, resumed: bool) -> None
     endpoints = Endpoints(job)
     evaluator = Evaluator(job.store, job.run_id, job.progress, tries(job.config.runner))
     validation = Validation(job, evaluator, endpoints)
-    steps = Steps(job, Collector(job), Learner(job, estimate), endpoints, validation)
+    collector = AsyncCollector(job) if job.config.training.collection == "async" else SyncCollector(job)
+    steps = Steps(job, collector, Learner(job, estimate), endpoints, validation)
     done = job.workspace.saved_steps()
     test, samples = job.splits["test"], job.config.evaluation.test_samples
 

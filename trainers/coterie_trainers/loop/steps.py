@@ -12,6 +12,7 @@ from coterie.errors import NothingToTrainError
 from coterie.vocabulary import Metrics
 from coterie_trainers.evaluation import team_success
 from coterie_trainers.health.role_figures import role_figures
+from coterie_trainers.health.staleness import staleness
 from coterie_trainers.loop.collecting import Collector
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.learning import Learner
@@ -46,6 +47,7 @@ class Steps:
         job.progress.stage("training", training.steps)
         if first > 1:
             await self.learner.recall(first - 1)
+            await self._recall_collection(first - 1)
             job.progress.advance(first - 1)
         for step in range(first, training.steps + 1):
             if self._time_is_up(seconds):
@@ -54,7 +56,8 @@ class Steps:
             started = time.monotonic()
             figures = await self._step(step)
             # Before the checkpoint: a step that has one is never made again, so its figures must be there.
-            await job.store.add_metrics([Metrics(job.run_id, step, figures), *self.learner.memory(step)])
+            remembered = [*self._collection_memory(step), *self.learner.memory(step)]
+            await job.store.add_metrics([Metrics(job.run_id, step, figures), *remembered])
             saving = time.monotonic()
             if step % training.checkpoint_every == 0:
                 await job.backend.save(job.workspace.checkpoint(step))
@@ -72,6 +75,7 @@ class Steps:
                 seconds += look["seconds"]
                 shown["validation"] = look["success"]
             job.progress.advance(1, **shown)
+        await self.collector.withdraw("training has ended")
 
     async def _step(self, step: int) -> dict[str, float]:
         clock = _Clock()
@@ -84,6 +88,8 @@ class Steps:
         lesson = self.learner.study(collected.episodes, step)
         clock.lap("credit_seconds")
         figures = {"rollouts": float(len(collected.ended)), "failed": float(len(failed))}
+        figures |= collected.figures
+        figures |= staleness(lesson.turns, self.endpoints.versions)
         figures |= role_figures(lesson.turns, lesson.advantages, self.endpoints.versions)
         figures |= await self.learner.update(lesson)
         clock.lap("train_seconds")
@@ -91,6 +97,15 @@ class Steps:
         clock.lap("sync_seconds")
         figures |= {"success": team_success(collected.episodes, collected.ended)}
         return figures | self.learner.figures(lesson) | clock.laps
+
+    def _collection_memory(self, step: int) -> list[Metrics]:
+        memory = self.collector.memory()
+        return [Metrics(self.job.run_id, step, memory, stage="collection")] if memory else []
+
+    async def _recall_collection(self, step: int) -> None:
+        for row in await self.job.store.get_metrics(self.job.run_id, stage="collection"):
+            if row.step == step:
+                self.collector.recall(row.values)
 
     def _look_is_due(self, step: int, seconds: float) -> bool:
         """True where the validation split is to be looked at: every so many steps, and after the last."""

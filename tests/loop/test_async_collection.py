@@ -1,0 +1,145 @@
+"""Asynchronous collection in the loop: a scripted model, rollouts of unequal length, a real store and runner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loop_parts import Told, small_config, write_project
+from scripted_backend import ScriptedBackend
+
+import coterie
+from coterie.conventions import HEADER_POLICY_VERSION
+from coterie.testing import Reply, ScriptedModel
+from coterie.vocabulary import Metrics, Mode, Rollout, RolloutState, Run, RunState
+from coterie_trainers.config import TrainConfig
+from coterie_trainers.loop import run as loop_run
+
+APP = """
+import asyncio, itertools
+import coterie
+from openai import AsyncOpenAI
+
+client = AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=5)
+made = itertools.count()
+
+async def ask(task):
+    with coterie.agent("solver"):
+        await client.chat.completions.create(model="m", messages=[{"role": "user", "content": str(task.input)}])
+
+@coterie.rollout
+async def uneven(task, mode):
+    await ask(task)
+    number = next(made)
+    if mode == "train":
+        await asyncio.sleep(0.5 if number % 7 == 0 else 0.0)
+        await ask(task)
+    return float(number % 2)
+"""
+
+
+class VersionedBackend(ScriptedBackend):
+    """Its model says in each answer which version gave it, as a model server does."""
+
+    async def update(self, policy: str, rows: Any, *, temperature: float = 1.0) -> Any:
+        await asyncio.sleep(0.05)
+        return await super().update(policy, rows, temperature=temperature)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_project(tmp_path, APP)
+
+
+@pytest.fixture
+def backend() -> Iterator[VersionedBackend]:
+    def answer(request: Any) -> Reply:
+        return Reply("fine", headers={HEADER_POLICY_VERSION: str(backend.version)})
+
+    with ScriptedModel(answer) as model:
+        backend = VersionedBackend(model)
+        yield backend
+
+
+def config(**training: Any) -> TrainConfig:
+    settings = {"collection": "async", "steps": 6, "tasks_per_step": 2, "max_staleness": 2} | training
+    return small_config(
+        training=settings,
+        evaluation={"every": 100, "test_samples": 1},
+        runner={"concurrency": 6, "deadline_seconds": 5},
+    )
+
+
+async def train(folder: Path, backend: ScriptedBackend, settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(loop_run, "make_backend", lambda *_: backend)
+    return await asyncio.wait_for(
+        loop_run.train("app.py:uneven", settings, folder=folder, work=folder / "work", progress=Told()), 60
+    )
+
+
+async def left_in_store(folder: Path, run: Run) -> tuple[list[Metrics], list[Rollout]]:
+    async with coterie.connect(str(folder / "work" / "store.db")) as store:
+        rows = await store.get_metrics(run.id, stage="train")
+        return list(rows), list((await store.list_rollouts(mode=Mode.TRAIN)).items)
+
+
+def trained_rollouts(backend: ScriptedBackend) -> Counter[str]:
+    """Rollout → in how many updates it was."""
+    return Counter(id_ for rows in backend.updates for id_ in {row.rollout_id for row in rows})
+
+
+async def test_rollouts_carry_over_and_each_is_trained_once(folder, backend, monkeypatch):
+    run = await train(folder, backend, config(), monkeypatch)
+    rows, rollouts = await left_in_store(folder, run)
+    assert [row.values["rollouts"] for row in rows] == [4.0] * 6
+    assert {rollout.state for rollout in rollouts} == {RolloutState.SUCCEEDED}
+    assert len(rollouts) == 6 * 2 * 2  # as many as synchronously: nothing is played in vain
+    assert sum(row.values["groups_carried_over"] for row in rows) > 0
+    assert set(trained_rollouts(backend).values()) == {1}
+    assert max(row.values["staleness_max"] for row in rows) in (1, 2)
+    assert rows[0].values["role/solver/staleness_max"] == 0
+
+
+async def test_both_ways_draw_the_same_groups(folder, backend, monkeypatch):
+    draws = []
+    for way in ("sync", "async"):
+        (folder / way).mkdir()
+        write_project(folder / way, APP)
+        run = await train(folder / way, backend, config(collection=way), monkeypatch)
+        _, rollouts = await left_in_store(folder / way, run)
+        draws.append(Counter(rollout.group_id.split("/", 1)[1] for rollout in rollouts))
+    assert draws[0] == draws[1]
+
+
+async def test_a_run_that_was_cut_off_counts_nothing_twice(folder, backend, monkeypatch):
+    backend.fail_at = 4
+    settings = config(checkpoint_every=2)
+    with pytest.raises(RuntimeError, match="the trainer is gone"):
+        await train(folder, backend, settings, monkeypatch)
+    before = list(backend.updates[:2])  # those before the checkpoint
+    backend.fail_at = None
+    run = await train(folder, backend, settings, monkeypatch)
+    assert run.state is RunState.SUCCEEDED
+    assert backend.loaded[0] == "step-000002"
+    rows, rollouts = await left_in_store(folder, run)
+    assert [row.step for row in rows] == [1, 2, 3, 4, 5, 6]
+    counted = [*before, *backend.updates[3:]]
+    group_of = {rollout.id: rollout.group_id for rollout in rollouts}
+    # Rows come of groups with unequal rewards only; but a group that is trained is trained in one update.
+    trained = Counter(group for rows in counted for group in {group_of[row.rollout_id] for row in rows})
+    assert set(trained.values()) == {1}
+    assert {rollout.state for rollout in rollouts} <= {RolloutState.SUCCEEDED, RolloutState.CANCELLED}
+    assert len({rollout.group_id for rollout in rollouts}) == 6 * 2
+
+
+async def test_training_that_ends_early_leaves_nothing_in_flight(folder, backend, monkeypatch):
+    run = await train(folder, backend, config(steps=50, max_seconds=0.5), monkeypatch)
+    rows, rollouts = await left_in_store(folder, run)
+    assert len(rows) < 50
+    assert not [rollout for rollout in rollouts if not rollout.state.terminal]
+    trained = {id_ for rows in backend.updates for id_ in {row.rollout_id for row in rows}}
+    assert trained.isdisjoint({rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELLED})
