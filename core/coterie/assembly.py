@@ -205,6 +205,7 @@ def _turn(span: Span, tree: _SpanTree) -> Turn:
         end_ns=span.end_ns,
         state_key=_text(span, c.STATE_KEY),
         invocation=tree.invocation(span),
+        answered_by=_text(span, c.ANSWERED_BY),
     )
 
 

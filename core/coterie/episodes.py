@@ -81,12 +81,15 @@ class Turn:
     invocation: str | None = None
     """Names the run of its agent that the call belongs to: the span id of the nearest ``invoke_agent`` above it, or of one
     around that if the same agent's. None where no span tells."""
+    answered_by: str | None = None
+    """Who answered if no model did: ``recording`` or ``mask``, in a replay (``coterie.replays``)."""
 
     @property
     def trainable(self) -> bool:
-        """True when prompt ids, response ids and one log-prob a response token are all there."""
+        """True when prompt ids, response ids and one log-prob a response token are all there, sampled by this very call."""
         return bool(
-            self.prompt_ids
+            self.answered_by is None
+            and self.prompt_ids
             and self.response_ids
             and self.logprobs is not None
             and len(self.logprobs) == len(self.response_ids)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 from typing import Protocol
 
+from coterie.replays import Replaying
 from coterie.vocabulary import JSON, Endpoint, Mode, Reward, Span
 
 
@@ -67,6 +68,8 @@ class AttemptScope:
     sampling: Mapping[str, JSON] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)
     """Agent name to role, where its run says so."""
+    replay: Replaying | None = None
+    """The earlier attempt that this one plays again."""
     calls: list[CallSummary] = field(default_factory=list)
     _turns: Counter[str] = field(default_factory=Counter)
     _open_calls: dict[str, Callable[[], None]] = field(default_factory=dict)

@@ -64,6 +64,10 @@ def record_told_answer(call: ToldCall, answer: ToldAnswer) -> None:
         return
     rules, identity, scope = content_rules(), call.announced.identity, current_scope()
     turn = scope.next_turn(identity.role) if scope else None
+    if scope is not None and scope.replay is not None:
+        scope.replay.depart(
+            f"{identity.role} called its model past the SDKs that Coterie sees, so nothing could be given back"
+        )
     call_id = call.call_id or new_id("ca")
     attributes: dict[str, Any] = {
         names.RESPONSE_ID: answer.id,

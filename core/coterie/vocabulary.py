@@ -39,6 +39,8 @@ class Mode(StrEnum):
     """Measures the final result; touched once."""
     PRODUCTION = "production"
     """A real request of a real user."""
+    AUDIT = "audit"
+    """Plays an earlier attempt again, changed, to see what made the difference. Never trained on, no success figure."""
 
 
 class RolloutState(StrEnum):

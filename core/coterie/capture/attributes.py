@@ -32,7 +32,7 @@ def request_attributes(api: Api, body: Mapping[str, Any], rules: ContentRules) -
         del attributes[names.REQUEST_CHOICE_COUNT]
     attributes[names.REQUEST_STREAM] = bool(body.get("stream"))
     if rules.capture_content:
-        attributes[names.INPUT_MESSAGES] = rules.json_text(_input_messages(api, body))
+        attributes[names.INPUT_MESSAGES] = rules.json_text(input_messages(api, body))
         if body.get("tools"):
             attributes[names.TOOL_DEFINITIONS] = rules.json_text(body["tools"])
     return attributes
@@ -68,7 +68,7 @@ _PARAMETERS = {
 """A request's field to the attribute that tells it."""
 
 
-def _input_messages(api: Api, body: Mapping[str, Any]) -> JSON:
+def input_messages(api: Api, body: Mapping[str, Any]) -> JSON:
     """What was sent, as a list of messages."""
     if api is Api.CHAT:
         return body.get("messages") or []

@@ -12,11 +12,12 @@ from coterie import conventions as names
 from coterie.announced import AnnouncedCall, announced_call
 from coterie.capture.answers import Answer, read_answer
 from coterie.capture.api import Api
-from coterie.capture.attributes import answer_attributes, request_attributes
+from coterie.capture.attributes import answer_attributes, input_messages, request_attributes
 from coterie.capture.content import ContentRules, content_rules
 from coterie.capture.faults import note_fault
 from coterie.capture.rewrite import with_endpoint, with_prompt, with_sampling
 from coterie.random_ids import random_id
+from coterie.replays import GivenAnswer
 from coterie.roles import Acting, Identity, current_acting, role_of
 from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
 from coterie.spans import put, set_tokens, start_span
@@ -50,13 +51,20 @@ class LLMCall:
         self.prompt: PromptVersion | None = self.scope.prompt_for(role) if self.scope and api.has_messages else None
         self.body: Mapping[str, Any] = self._rewritten(body)
         """What is really sent."""
-        self._policy_version = self.endpoint.version if self.endpoint else None
+        self._turn = self.scope.next_turn(role) if self.scope else None
+        self.given: GivenAnswer | None = None
+        """The answer that the call gets without a model, in a replay."""
+        if self.scope is not None and self.scope.replay is not None:
+            self.given = self.scope.replay.answer_to(role, self._turn or 0, input_messages(api, self.body))
+        if self.given is not None:
+            self._policy_version = self.given.policy_version
+        else:
+            self._policy_version = self.endpoint.version if self.endpoint else None
         self._tries = 1
         self._responded = False
         self._rules: ContentRules = content_rules()
         self._secrets: set[str] = set()
         self._ended = Lock()
-        self._turn = self.scope.next_turn(role) if self.scope else None
         self._span = start_span(
             f"chat {self.body.get('model')}",
             self._request_attributes(provider),
@@ -168,7 +176,11 @@ class LLMCall:
         if self._turn is not None:
             attributes[names.TURN] = self._turn
         attributes |= request_attributes(self.api, self.body, self._rules)
-        if self.endpoint is not None:
+        if self.given is not None:
+            attributes[names.ANSWERED_BY] = self.given.by
+            if self.given.policy is not None:
+                attributes[names.POLICY_NAME] = self.given.policy
+        elif self.endpoint is not None:
             attributes[names.POLICY_NAME] = self.endpoint.policy
         if self.prompt is not None:
             attributes[names.PROMPT_NAME] = self.prompt.name

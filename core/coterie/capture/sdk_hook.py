@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial, wraps
 from threading import RLock
 from types import FunctionType
@@ -21,6 +22,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from coterie.capture.api import Api, api_of
 from coterie.capture.call import LLMCall
 from coterie.capture.faults import note_fault
+from coterie.capture.given_answers import events, whole_body
 from coterie.capture.response_tap import tap
 from coterie.capture.rewrite import endpoint_key
 from coterie.capture.shared_body import SharedBody
@@ -40,7 +42,7 @@ class SdkHook:
             provider: from a client to who serves its models.
         """
         self._clients = (base_client.SyncAPIClient, base_client.AsyncAPIClient)
-        self._sdk = _Sdk(omit, apis, provider)
+        self._sdk = _Sdk(omit, apis, provider, getattr(base_client, "httpx2", None) or base_client.httpx)
         self._wrapped: list[tuple[type, str, Callable[..., Any], Callable[..., Any]]] = []
         """Class, method name, original, wrapper."""
         self._lock = RLock()
@@ -83,6 +85,8 @@ class _Sdk:
     omit: type
     apis: tuple[Api, ...]
     provider: Callable[[Any], str]
+    http: Any
+    """The HTTP library that it is built on: httpx or its fork."""
 
 
 @dataclass(slots=True)
@@ -96,6 +100,8 @@ class _Exchange:
     """True when the answer was handed over unread: its tap ends the call."""
     body: SharedBody | None = None
     """The answer's body if it was read at once."""
+    given: Any = None
+    """The HTTP response to a call that gets its answer here, without a server (``coterie.replays``)."""
 
 
 _exchange: ContextVar[_Exchange | None] = ContextVar("coterie_exchange", default=None)
@@ -118,7 +124,10 @@ def _sync_request(original: Callable[..., Any], sdk: _Sdk) -> Callable[..., Any]
         exchange = None if request.off else _begin(sdk, self, options)  # type: ignore[attr-defined]
         token = _exchange.set(exchange or _outer(options))
         try:
-            result = original(self, cast_to, exchange.options if exchange else options, **kwargs)
+            if exchange is not None and exchange.given is not None:
+                result = _read_given(self, cast_to, exchange, kwargs)
+            else:
+                result = original(self, cast_to, exchange.options if exchange else options, **kwargs)
         except BaseException as error:
             if exchange is not None:
                 exchange.call.failed(error)
@@ -137,7 +146,10 @@ def _async_request(original: Callable[..., Any], sdk: _Sdk) -> Callable[..., Any
         exchange = None if request.off else _begin(sdk, self, options)  # type: ignore[attr-defined]
         token = _exchange.set(exchange or _outer(options))
         try:
-            result = await original(self, cast_to, exchange.options if exchange else options, **kwargs)
+            if exchange is not None and exchange.given is not None:
+                result = await _read_given(self, cast_to, exchange, kwargs)
+            else:
+                result = await original(self, cast_to, exchange.options if exchange else options, **kwargs)
         except BaseException as error:
             if exchange is not None:
                 exchange.call.failed(error)
@@ -179,11 +191,41 @@ def _begin(sdk: _Sdk, client: Any, options: Any) -> _Exchange | None:
         call = LLMCall(api, body, provider=sdk.provider(client))
         call.keep_secret(getattr(client, "api_key", None))
         exchange = _Exchange(call, _outgoing(sdk, client, options, call))
+        exchange.given = _given_response(sdk, client, options, call)
         call.leaves()
         return exchange
     except Exception:  # noqa: BLE001 - the call goes on as the user wrote it
         note_fault("An LLM call could not be recorded and goes out as it is")
         return None
+
+
+def _given_response(sdk: _Sdk, client: Any, options: Any, call: LLMCall) -> Any:
+    """The response to a call that is answered here; None if it goes to a server."""
+    if call.given is None:
+        return None
+    streamed = bool(call.body.get("stream"))
+    write, kind = (events, "text/event-stream") if streamed else (whole_body, "application/json")
+    headers = options.headers if isinstance(options.headers, Mapping) else {}
+    asked = {name: value for name, value in headers.items() if isinstance(value, str)}
+    response = sdk.http.Response(
+        200,
+        headers={"content-type": kind},
+        content=write(call.api, call.given, call.body, call.id),
+        request=sdk.http.Request("POST", client.base_url, headers=asked),
+    )
+    response.elapsed = timedelta(0)
+    return response
+
+
+def _read_given(client: Any, cast_to: Any, exchange: _Exchange, arguments: Mapping[str, Any]) -> Any:
+    """What the SDK makes of a given response, which is what ``request`` would have given; to be awaited in async clients."""
+    return client._process_response(
+        cast_to=cast_to,
+        options=exchange.options,
+        response=exchange.given,
+        stream=arguments.get("stream", False),
+        stream_cls=arguments.get("stream_cls"),
+    )
 
 
 def _outer(options: Any) -> _Exchange | None:

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.errors import CoterieError, LeaseLostError, NotFoundError, StoreError, StoreUnavailableError
+from coterie.replays import Recorded
 from coterie.runner.pins import Pinned, Pins, at_one_server
 from coterie.runner.playing import Assignment, Interruption, Outcome, Player, cut_off
 from coterie.runner.reach import Pauses, Reach
+from coterie.runner.recorded import load_recorded
 from coterie.runner.sink import MEMORY_BYTES, AttemptSink, Backlog
 from coterie.runner.trainability import CallCount, why_untrainable
 from coterie.runner.writing import Writing
@@ -223,7 +225,7 @@ class Attempts:
     async def _outcome(self, running: _Running) -> Outcome:
         rollout, task = running.lease.rollout, running.lease.task
         try:
-            pinned = await self._pinned(running)
+            pinned, recorded = await self._looked_up(running)
         except CoterieError as error:
             if running.interrupted.done():
                 return cut_off(running.interrupted, None, "had not begun")
@@ -241,15 +243,17 @@ class Attempts:
             prompts=pinned.prompts,
             sampling=rollout.sampling,
             agents=pinned.agents,
+            recorded=recorded,
         )
         deadline = rollout.deadline_seconds if rollout.deadline_seconds is not None else self.deadline_seconds
         return await running.player.play(assignment, running.sink, deadline, running.interrupted)
 
-    async def _pinned(self, running: _Running) -> Pinned:
-        pauses = Pauses(self.reach)
+    async def _looked_up(self, running: _Running) -> tuple[Pinned, Recorded | None]:
+        """What the attempt is pinned to, and the recording that it plays again."""
+        pauses, rollout = Pauses(self.reach), running.lease.rollout
         while True:
             try:
-                return await self._pins.resolve(running.lease.rollout)
+                return await self._pins.resolve(rollout), await load_recorded(self.store, rollout)
             except StoreUnavailableError as error:
                 self.reach.failed(error)
                 if running.interrupted.done() or self._patience_ends(running.began):
@@ -262,6 +266,9 @@ class Attempts:
             self._count(abandoned=1)
             warnings.append(outcome.abandoned)
             self._tell(f"abandoned {self.name}", f"Rollout function {self.name!r}: {outcome.abandoned}")
+        if running.sink.calls.diverged is not None:
+            warnings.append(running.sink.calls.diverged)
+            self._tell("diverged", f"{running.sink.calls.diverged} It is no evidence. This is logged once.")
         if outcome.state is AttemptState.SUCCEEDED and running.lease.rollout.mode is Mode.TRAIN:
             finding = why_untrainable(running.sink.calls, running.endpoints)
             if finding is not None and not await self._trainable_elsewhere(running.lease.attempt.id):

@@ -22,6 +22,7 @@ from opentelemetry.trace import Status, StatusCode, use_span
 from coterie import conventions as c
 from coterie.errors import RewardError
 from coterie.own_spans import OwnSpan
+from coterie.replays import Recorded, Replaying
 from coterie.rewards import returned_rewards
 from coterie.rollouts import Given, RolloutFunction
 from coterie.scope import AttemptScope, PromptVersion, SpanSink, attempt_scope
@@ -42,6 +43,8 @@ class Assignment:
     sampling: Mapping[str, JSON]
     agents: Mapping[str, str] = field(default_factory=dict)
     """Agent name to role, where the rollout's run says so."""
+    recorded: Recorded | None = None
+    """The attempt that this one plays again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class OpenAttempt:
             prompts=assignment.prompts,
             sampling=assignment.sampling,
             agents=assignment.agents,
+            replay=Replaying(assignment.recorded) if assignment.recorded is not None else None,
         )
         with attempt_scope(self.scope):
             # The empty context makes it a root: what the runner's own caller traces is none of the attempt's.
@@ -117,6 +121,9 @@ class OpenAttempt:
         if outcome is not None and outcome.error is not None:
             self.root.set_status(Status(StatusCode.ERROR, outcome.error.splitlines()[0]))
             self.root.set_attribute(c.ERROR_TYPE, (outcome.cause or outcome.state).value)
+        diverged = self.scope.replay.end() if self.scope.replay is not None else None
+        if diverged is not None:
+            self.root.set_attribute(c.REPLAY_DIVERGED, diverged)
         # What the code left behind, such as a stream that nobody read to its end, would be lost.
         with attempt_scope(self.scope):
             self.scope.end_open_calls()
@@ -276,7 +283,7 @@ def _given(assignment: Assignment) -> Given:
         prompts={role: prompt.text for role, prompt in assignment.prompts.items()},
         endpoint=general or next(iter(endpoints.values()), None),
         endpoints=dict(endpoints),
-        mode=assignment.mode,
+        mode=assignment.mode if assignment.recorded is None else assignment.recorded.mode,
     )
 
 

@@ -39,17 +39,23 @@ class CallCount:
     failed: int = 0
     trainable: int = 0
     last_error: str = ""
+    diverged: str | None = None
+    """How the attempt, a replay, departed from its recording."""
 
     def add(self, span: Span) -> None:
         """Count a span, if it is an LLM call."""
         attributes = span.attributes
+        if c.REPLAY_DIVERGED in attributes:
+            self.diverged = str(attributes[c.REPLAY_DIVERGED])
         if attributes.get(c.OPERATION) != c.CHAT:
             return
         self.calls += 1
         if span.status is SpanStatus.ERROR or attributes.get(c.ERROR_TYPE):
             self.failed += 1
             self.last_error = f"{attributes.get(c.ERROR_TYPE, 'error')}: {span.status_message}"[:300]
-        elif all(attributes.get(name) for name in (c.PROMPT_TOKENS, c.RESPONSE_TOKENS, c.LOGPROBS)):
+        elif c.ANSWERED_BY not in attributes and all(
+            attributes.get(name) for name in (c.PROMPT_TOKENS, c.RESPONSE_TOKENS, c.LOGPROBS)
+        ):
             self.trainable += 1
 
 

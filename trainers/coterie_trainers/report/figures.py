@@ -214,7 +214,8 @@ async def _look(store: Store, ended: Sequence[Rollout], tests: Sequence[Rollout]
         role_rewards=defaultdict(lambda: defaultdict(list)),
         attempts=[],
     )
-    for ids in _chunks([rollout.id for rollout in ended]):
+    # Audits say what became of changed replays: a failure there is none of the run.
+    for ids in _chunks([rollout.id for rollout in ended if rollout.mode is not Mode.AUDIT]):
         for attempts in (await store.get_attempts(ids)).values():
             seen.attempts += attempts
     labels = {rollout.id: _label(rollout) for rollout in tests}
