@@ -24,7 +24,7 @@ import asyncio, itertools
 import coterie
 from openai import AsyncOpenAI
 
-client = AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=5)
+client = AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=30)
 made = itertools.count()
 
 async def ask(task):
@@ -33,8 +33,8 @@ async def ask(task):
 
 @coterie.rollout
 async def uneven(task, mode):
+    number = next(made)  # rollouts of a group begin one after the other, so their rewards differ
     await ask(task)
-    number = next(made)
     if mode == "train":
         await asyncio.sleep(0.5 if number % 7 == 0 else 0.0)
         await ask(task)
@@ -70,14 +70,14 @@ def config(**training: Any) -> TrainConfig:
     return small_config(
         training=settings,
         evaluation={"every": 100, "test_samples": 1},
-        runner={"concurrency": 6, "deadline_seconds": 5},
+        runner={"concurrency": 6, "deadline_seconds": 30},
     )
 
 
 async def train(folder: Path, backend: ScriptedBackend, settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(loop_run, "make_backend", lambda *_: backend)
     return await asyncio.wait_for(
-        loop_run.train("app.py:uneven", settings, folder=folder, work=folder / "work", progress=Told()), 60
+        loop_run.train("app.py:uneven", settings, folder=folder, work=folder / "work", progress=Told()), 120
     )
 
 
