@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coterie.rewards import calls as calls
     from coterie.rewards import reward as reward
     from coterie.rollouts import rollout as rollout
+    from coterie.states import state as state
     from coterie.vocabulary import Task as Task
 
 _PUBLIC = {
@@ -35,6 +36,7 @@ _PUBLIC = {
     "tool": ("coterie.agents", "tool"),
     "workflow": ("coterie.agents", "workflow"),
     "rollout": ("coterie.rollouts", "rollout"),
+    "state": ("coterie.states", "state"),
     "Task": ("coterie.vocabulary", "Task"),
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "record",
     "reward",
     "rollout",
+    "state",
     "tool",
     "uninstrument",
     "workflow",

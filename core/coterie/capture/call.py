@@ -21,6 +21,7 @@ from coterie.replays import GivenAnswer
 from coterie.roles import Acting, Identity, current_acting, role_of
 from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
 from coterie.spans import put, set_tokens, start_span
+from coterie.states import recorded_state
 from coterie.vocabulary import Endpoint, Mode
 
 ERROR_MESSAGE_LIMIT = 2000
@@ -175,6 +176,9 @@ class LLMCall:
         }
         if self._turn is not None:
             attributes[names.TURN] = self._turn
+        state = recorded_state(exact=self._rules.exact)
+        if state is not None:
+            attributes[names.STATE_KEY] = state
         attributes |= request_attributes(self.api, self.body, self._rules)
         if self.given is not None:
             attributes[names.ANSWERED_BY] = self.given.by

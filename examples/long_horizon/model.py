@@ -1,0 +1,35 @@
+"""Makes what is trained: the data, and a small language model with a short warm start.
+
+Run it alone with ``python model.py FOLDER``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from demonstrations import demonstrate
+from orders import make_splits, write_tasks
+
+from coterie_trainers import small_model
+
+RUNS = 3000
+"""Demonstrated shifts of a dozen calls or so."""
+
+
+def prepare(
+    folder: Path, *, seed: int, progress: small_model.Progress, steps: int = small_model.STEPS, runs: int = RUNS
+) -> None:
+    """Make ``folder/data`` and ``folder/model``. Whatever an earlier call left there is replaced."""
+    progress.stage("making orders and demonstrations")
+    splits = make_splits()
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for name, shifts in splits.items():
+        write_tasks(shifts, data / f"{name}.jsonl")
+    demonstrations = list(demonstrate(splits["train"], runs, seed))
+    small_model.make(folder / "model", demonstrations, seed=seed, progress=progress, steps=steps)
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0, progress=small_model.Lines())
