@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,24 +29,25 @@ def load_app(spec: str, *, folder: Path | None = None) -> RolloutFunction[..., A
         ConfigError: no such file or module, an error while importing it (with the user's own last line), no such
             name (with the rollout functions there are), or it names no function.
     """
-    place, _, name = spec.rpartition(":")
-    if not place or not name.isidentifier():
-        raise ConfigError(f"App {spec!r}: write it as 'app.py:team' or 'package.module:team', file or module first.")
-    if place.endswith(".py") or os.sep in place:
-        file = ((folder or Path()) / place).resolve()
-        module = _load_file(file, spec)
-        origin = f"{file}:{name}"
-    else:
-        module = _load_module(place, spec, (folder or Path()).resolve())
-        origin = f"{place}:{name}"
-    found = getattr(module, name, None)
+    found, module, origin = _find(spec, folder or Path())
     if isinstance(found, RolloutFunction):
         found.found_at(origin)
         return found
     if inspect.isroutine(found):
         return RolloutFunction(found, origin)
-    problem = f"there is no {name!r}" if found is None else f"{name!r} is no function but {type(found).__name__}"
-    raise ConfigError(f"App {spec!r}: {problem} in {module.__file__}. {_choices(module)}")
+    raise _not_there(spec, found, module)
+
+
+def load_function(spec: str, *, folder: Path) -> Callable[..., Any]:
+    """Load a function that is no app from where ``load_app`` would: ``file.py:name`` or ``package.module:name``.
+
+    Raises:
+        ConfigError: as ``load_app``.
+    """
+    found, module, _ = _find(spec, folder)
+    if not inspect.isroutine(found):
+        raise _not_there(spec, found, module)
+    return found
 
 
 NO_KEY = "none: calls go to the policy's endpoint"
@@ -59,6 +61,25 @@ def let_clients_be_made() -> None:
     the team's own modules as they are imported.
     """
     os.environ.setdefault("OPENAI_API_KEY", NO_KEY)
+
+
+def _find(spec: str, folder: Path) -> tuple[object, ModuleType, str]:
+    """What a text names, the module that it is in, and where another process finds it."""
+    place, _, name = spec.rpartition(":")
+    if not place or not name.isidentifier():
+        raise ConfigError(f"App {spec!r}: write it as 'app.py:team' or 'package.module:team', file or module first.")
+    if place.endswith(".py") or os.sep in place:
+        file = (folder / place).resolve()
+        module = _load_file(file, spec)
+        return getattr(module, name, None), module, f"{file}:{name}"
+    module = _load_module(place, spec, folder.resolve())
+    return getattr(module, name, None), module, f"{place}:{name}"
+
+
+def _not_there(spec: str, found: object, module: ModuleType) -> ConfigError:
+    name = spec.rpartition(":")[2]
+    problem = f"there is no {name!r}" if found is None else f"{name!r} is no function but {type(found).__name__}"
+    return ConfigError(f"App {spec!r}: {problem} in {module.__file__}. {_choices(module)}")
 
 
 def _load_file(file: Path, spec: str) -> ModuleType:

@@ -45,3 +45,7 @@ class MismatchError(CoterieError):
 
 class NothingToTrainError(CoterieError):
     """Step after step gave no usable group: every reward equal, or no trainable call."""
+
+
+class StoppedByGuardError(CoterieError):
+    """The guard ended a run and went back to its last good version."""

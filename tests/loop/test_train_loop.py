@@ -81,6 +81,10 @@ def config(**training: Any) -> TrainConfig:
     return small_config(training=training, evaluation={"every": 1}, runner={"concurrency": 1, "deadline_seconds": 2})
 
 
+def unguarded(**training: Any) -> TrainConfig:
+    return config(**training).model_copy(update={"guard": None})
+
+
 async def run_loop(
     folder: Path,
     app: str,
@@ -152,7 +156,7 @@ async def test_a_run_that_failed_goes_on_from_its_last_step(folder, model, monke
 
 async def test_the_best_checkpoint_on_validation_is_promoted_and_its_version_told(folder, model, monkeypatch):
     backend = ScriptedBackend(model)
-    run = await run_loop(folder, "worse_after_the_first_look", backend, monkeypatch, config(steps=3))
+    run = await run_loop(folder, "worse_after_the_first_look", backend, monkeypatch, unguarded(steps=3))
     assert backend.loaded == ["step-000001"]
     async with coterie.connect(str(folder / "work" / "store.db")) as store:
         (decision,) = await store.get_decisions(run.id)

@@ -43,7 +43,7 @@ def test_pruning_keeps_the_newest_two_and_the_named(tmp_path: Path):
         for step in (1, 2, 3, 4, 5):
             work.checkpoint(step).mkdir()
         (work.checkpoints / "step-000006.partial").mkdir()
-        work.prune_checkpoints(keep=2)
+        work.prune_checkpoints(keep={2})
         assert work.saved_steps() == [2, 4, 5]
 
 

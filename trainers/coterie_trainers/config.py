@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Tag,
@@ -326,6 +327,123 @@ Backend = Annotated[
 ]
 
 
+class Limits(Section):
+    """Where a rule of the guard warns and where it stops the run; null switches either off."""
+
+    warn: NonNegativeFloat | None = None
+    stop: NonNegativeFloat | None = None
+    steps: PositiveInt = 3
+    """How many steps in a row it must hold."""
+
+    @model_validator(mode="after")
+    def _warn_before_stop(self) -> Self:
+        if self.warn is not None and self.stop is not None and not self._gentler(self.warn, self.stop):
+            raise ValueError(f"warn ({self.warn:g}) must come before stop ({self.stop:g})")
+        return self
+
+    def _gentler(self, warn: float, stop: float) -> bool:
+        return warn <= stop
+
+
+class CollapseLimits(Limits):
+    """A share of what a figure began with, below which it has collapsed."""
+
+    warn: NonNegativeFloat | None = 0.3
+    stop: NonNegativeFloat | None = 0.1
+    solved: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Mean success of the team from which on a policy may be as certain as it likes."""
+
+    def _gentler(self, warn: float, stop: float) -> bool:
+        return warn >= stop
+
+
+class GradientLimits(Limits):
+    """Multiples of the usual gradient norm."""
+
+    warn: NonNegativeFloat | None = 5.0
+    stop: NonNegativeFloat | None = 10.0
+
+
+class MismatchLimits(Limits):
+    """KL of rollout and trainer, in nats a token."""
+
+    warn: NonNegativeFloat | None = 0.02
+    stop: NonNegativeFloat | None = 0.1
+    steps: PositiveInt = 2
+
+
+class ClippingLimits(Limits):
+    """Shares of trained tokens."""
+
+    warn: NonNegativeFloat | None = 0.3
+    stop: NonNegativeFloat | None = 0.6
+
+
+class LengthLimits(Limits):
+    """Multiples of the length that a role's answers began with."""
+
+    warn: NonNegativeFloat | None = 2.0
+    stop: NonNegativeFloat | None = 4.0
+
+
+class StalenessLimits(Limits):
+    """Versions of the policy."""
+
+    warn: NonNegativeFloat | None = 4.0
+    stop: NonNegativeFloat | None = 8.0
+
+
+class ErrorLimits(Limits):
+    """Shares of rollouts, or of a role's calls."""
+
+    warn: NonNegativeFloat | None = 0.05
+    stop: NonNegativeFloat | None = 0.5
+
+
+class SuccessLimits(Limits):
+    """Falls of success below its best, 0.1 being ten percentage points."""
+
+    warn: NonNegativeFloat | None = 0.1
+    stop: NonNegativeFloat | None = 0.2
+
+
+class ValidationLimits(Limits):
+    """Falls of success on validation below its best; what is beyond ``warn`` is no good version to go back to."""
+
+    warn: NonNegativeFloat | None = 0.05
+    stop: NonNegativeFloat | None = 0.1
+    steps: Literal[1] = 1
+    """A look is judged by itself."""
+
+
+class VerifierLimits(Limits):
+    """Reward less what the held-out verifier gives, in the unit of the reward."""
+
+    warn: NonNegativeFloat | None = 0.1
+    stop: NonNegativeFloat | None = 0.2
+    steps: PositiveInt = 2
+
+
+class Guard(Section):
+    """What ends a run before it does harm, by rule; null switches a rule off."""
+
+    entropy: CollapseLimits | None = CollapseLimits()
+    diversity: CollapseLimits | None = CollapseLimits()
+    gradient: GradientLimits | None = GradientLimits()
+    mismatch: MismatchLimits | None = MismatchLimits()
+    clipping: ClippingLimits | None = ClippingLimits()
+    length: LengthLimits | None = LengthLimits()
+    staleness: StalenessLimits | None = StalenessLimits()
+    errors: ErrorLimits | None = ErrorLimits()
+    success: SuccessLimits | None = SuccessLimits()
+    validation: ValidationLimits | None = ValidationLimits()
+    verifier_gap: VerifierLimits | None = VerifierLimits()
+    verifier: str | None = None
+    """``file.py:function``, which scores stored rollouts again. It never trains anything."""
+    verified_rollouts: PositiveInt = 64
+    """How many of a step's rollouts it scores, at most."""
+
+
 class TrainConfig(Section):
     """Everything ``coterie train APP CONFIG`` needs."""
 
@@ -346,6 +464,8 @@ class TrainConfig(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     runner: Runner = Runner()
+    guard: Guard | None = Guard()
+    """Watches the health of the roles; null leaves the run alone."""
     backend: Backend = LocalBackend()
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ import fcntl
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -93,11 +94,19 @@ class Workspace:
         unfinished.write_text(run_id)
         unfinished.replace(self._run)
 
-    def prune_checkpoints(self, keep: int | None) -> None:
-        """Delete all checkpoints but that of this step and the newest two."""
+    def prune_checkpoints(self, keep: Collection[int | None]) -> None:
+        """Delete all checkpoints but those of these steps and the newest two."""
         for step in self.saved_steps()[:-2]:
-            if step != keep:
+            if step not in keep:
                 shutil.rmtree(self.checkpoint(step), ignore_errors=True)
+
+    def reject_checkpoints(self, *, after: int) -> None:
+        """Put the checkpoints of all later steps aside, so that nothing goes on from them."""
+        for step in self.saved_steps():
+            if step > after:
+                aside = self.checkpoints / f"rejected-{step:06d}"
+                shutil.rmtree(aside, ignore_errors=True)
+                self.checkpoint(step).rename(aside)
 
     def clear(self) -> None:
         """Forget everything of earlier runs but what ``prepare`` made (``--fresh``)."""

@@ -29,7 +29,8 @@ _BEGIN, _END = object(), object()
 
 def diversity_by_role(turns: Sequence[CreditedTurn]) -> Mapping[str, float]:
     """Role → the mean diversity of its groups, from 0 (all answers equal) to 1. Failed calls
-    are left out; a role without a group of two has none."""
+    are left out; a role without a group of two has none.
+    """
     groups: dict[tuple[str, str, int], list[Sequence[Hashable]]] = {}
     for each in turns:
         if each.turn.error is not None:

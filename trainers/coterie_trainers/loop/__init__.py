@@ -13,5 +13,6 @@
     window.py       which groups are in flight then, and which of them a step may train on
     learning.py     episodes → credit → batch → updates
     publishing.py   the endpoints of the policies, as agents find them
+    watching.py     the guard: what it sees, says, and does when it stops a run
     validating.py   looks at the validation split, and the promotion of the best checkpoint
 """

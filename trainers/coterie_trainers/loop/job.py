@@ -10,6 +10,7 @@ from coterie.interfaces import Backend
 from coterie.store.base import Store
 from coterie.vocabulary import Decision, Task
 from coterie_trainers.config import TrainConfig
+from coterie_trainers.health.reverify import Verifier
 from coterie_trainers.progress import Progress
 from coterie_trainers.workspace import Workspace
 
@@ -26,6 +27,8 @@ class Job:
     progress: Progress
     splits: Mapping[str, Sequence[Task]]
     """``train``, ``val`` and ``test``."""
+    verifier: Verifier | None = None
+    """Scores rollouts for the guard; nothing is trained on what it says."""
 
     async def decide(self, kind: str, subject: str, evidence: Mapping[str, Any]) -> None:
         """Write down a decision of this run."""

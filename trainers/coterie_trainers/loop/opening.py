@@ -16,6 +16,9 @@ from coterie_trainers.config import TrainConfig
 from coterie_trainers.policy_map import with_schedule_lengths
 from coterie_trainers.workspace import Workspace
 
+MAY_CHANGE = ("guard",)
+"""Settings that a run may go on with others of: nothing that is learnt depends on them."""
+
 
 async def open_run(store: Store, workspace: Workspace, config: TrainConfig, app_spec: str) -> tuple[Run, bool]:
     """The run to go on with, and whether it had begun before. The folder knows its run: a store may hold many.
@@ -31,7 +34,7 @@ async def open_run(store: Store, workspace: Workspace, config: TrainConfig, app_
         workspace.remember_run(run.id)
         return run, False
     run = await store.get_run(run_id)
-    changed = list(_differences(settings, run.config))
+    changed = [key for key in _differences(settings, run.config) if key.partition(".")[0] not in MAY_CHANGE]
     if changed:
         raise ConfigError(
             f"The work folder holds run {run.id}, which was made with other settings for: {', '.join(changed)}. "

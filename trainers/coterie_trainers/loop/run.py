@@ -12,12 +12,14 @@ from pathlib import Path
 
 import coterie
 from coterie.apps import let_clients_be_made
+from coterie.errors import StoppedByGuardError
 from coterie.roles import set_role_map
 from coterie.vocabulary import Run, RunState, now_ns
 from coterie_trainers import advantages
 from coterie_trainers.config import TrainConfig
 from coterie_trainers.datasets import load_splits
 from coterie_trainers.evaluation import Evaluator
+from coterie_trainers.health.reverify import load_verifier
 from coterie_trainers.loop.carrying_over import AsyncCollector
 from coterie_trainers.loop.collecting import SyncCollector, cancel_leftovers
 from coterie_trainers.loop.job import Job
@@ -26,6 +28,7 @@ from coterie_trainers.loop.opening import make_backend, open_run
 from coterie_trainers.loop.publishing import Endpoints
 from coterie_trainers.loop.steps import Steps
 from coterie_trainers.loop.validating import Validation
+from coterie_trainers.loop.watching import Watch
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
 from coterie_trainers.runners import runner_here, runners_elsewhere, tries
@@ -56,11 +59,14 @@ async def train(
         ConfigError: the app, the data or a setting is wrong, or ``work`` holds a run of another configuration.
         BackendError: a model server or trainer failed.
         NothingToTrainError: too many steps in a row had no usable group.
+        StoppedByGuardError: the guard ended the run; the policies are back at their last good version.
     """
     let_clients_be_made()
     # Runners elsewhere have the team's frameworks; this machine may lack them.
     function = load_team(app_spec, folder=folder) if config.runner.where == "here" else None
     estimate = advantages.check(config.credit.advantage, config.credit.options)
+    guard = config.guard
+    verifier = load_verifier(guard.verifier, folder=folder) if guard is not None and guard.verifier else None
     with Workspace(work) as workspace:
         if fresh:
             workspace.clear()
@@ -77,7 +83,7 @@ async def train(
                 return run
             await store.add_tasks([task for tasks in splits.values() for task in tasks])
             backend = make_backend(config, workspace, folder)
-            job = Job(config, run.id, store, backend, workspace, progress, splits)
+            job = Job(config, run.id, store, backend, workspace, progress, splits, verifier)
             try:
                 async with (
                     runner_here(store, function, run, config.runner)
@@ -94,6 +100,9 @@ async def train(
             except (asyncio.CancelledError, KeyboardInterrupt):
                 await asyncio.shield(_stop(job, run, RunState.STOPPED, "interrupted"))
                 raise
+            except StoppedByGuardError as error:
+                await _stop(job, run, RunState.STOPPED, str(error))
+                raise
             except Exception as error:
                 await _stop(job, run, RunState.FAILED, f"{type(error).__name__}: {error}")
                 raise
@@ -109,7 +118,7 @@ async def _train(job: Job, estimate: advantages.Estimate, resumed: bool) -> None
     evaluator = Evaluator(job.store, job.run_id, job.progress, tries(job.config.runner))
     validation = Validation(job, evaluator, endpoints)
     collector = AsyncCollector(job) if job.config.training.collection == "async" else SyncCollector(job)
-    steps = Steps(job, collector, Learner(job, estimate), endpoints, validation)
+    steps = Steps(job, collector, Learner(job, estimate), endpoints, validation, Watch(job, endpoints, collector))
     done = job.workspace.saved_steps()
     test, samples = job.splits["test"], job.config.evaluation.test_samples
 
@@ -117,6 +126,7 @@ async def _train(job: Job, estimate: advantages.Estimate, resumed: bool) -> None
     await endpoints.serve()
     if done:
         await endpoints.load(done[-1])
+    if done and done[-1] > 0:
         job.progress.note(f"resuming after step {done[-1]}")
     await endpoints.tell()
     await evaluator.measure_test("before", test, endpoints.pinned, samples=samples)

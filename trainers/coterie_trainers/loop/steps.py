@@ -18,25 +18,34 @@ from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.learning import Learner
 from coterie_trainers.loop.publishing import Endpoints
 from coterie_trainers.loop.validating import Validation
+from coterie_trainers.loop.watching import Watch
 
 
 class Steps:
     """The training steps of a run, from the first that is missing to the last."""
 
     def __init__(
-        self, job: Job, collector: Collector, learner: Learner, endpoints: Endpoints, validation: Validation
+        self,
+        job: Job,
+        collector: Collector,
+        learner: Learner,
+        endpoints: Endpoints,
+        validation: Validation,
+        watch: Watch,
     ) -> None:
         self.job = job
         self.collector = collector
         self.learner = learner
         self.endpoints = endpoints
         self.validation = validation
+        self.watch = watch
 
     async def run(self, first: int) -> None:
         """Make the steps from ``first`` on.
 
         Raises:
             NothingToTrainError: too many steps in a row had no usable group.
+            StoppedByGuardError: the guard ended the run.
         """
         job, training = self.job, self.job.config.training
         if first > 1 and self._look_is_due(first - 1, seconds=0.0) and first - 1 not in await self.validation.looks():
@@ -44,6 +53,7 @@ class Steps:
         earlier = await job.store.get_metrics(job.run_id)
         seconds = sum(_number(row.values.get("seconds")) for row in earlier if row.step < first)
         empty = 0
+        await self.watch.begin(first)
         job.progress.stage("training", training.steps)
         if first > 1:
             await self.learner.recall(first - 1)
@@ -61,7 +71,7 @@ class Steps:
             saving = time.monotonic()
             if step % training.checkpoint_every == 0:
                 await job.backend.save(job.workspace.checkpoint(step))
-                job.workspace.prune_checkpoints(keep=await self.validation.best_step())
+                job.workspace.prune_checkpoints(keep={await self.validation.best_step(), *self.watch.keeps})
             now = time.monotonic()
             figures |= {"save_seconds": now - saving, "seconds": now - started}
             await job.store.add_metrics([Metrics(job.run_id, step, figures)])
@@ -70,11 +80,13 @@ class Steps:
             if empty >= training.stop_after_empty_steps:
                 raise NothingToTrainError(_why_empty(empty, figures))
             shown = {"success": figures["success"]}
+            look = None
             if self._look_is_due(step, seconds):
                 look = await self.validation.look(step)
                 seconds += look["seconds"]
                 shown["validation"] = look["success"]
             job.progress.advance(1, **shown)
+            await self.watch.after_step(step, figures, look)
         await self.collector.withdraw("training has ended")
 
     async def _step(self, step: int) -> dict[str, float]:
@@ -87,7 +99,8 @@ class Steps:
             )
         lesson = self.learner.study(collected.episodes, step)
         clock.lap("credit_seconds")
-        figures = {"rollouts": float(len(collected.ended)), "failed": float(len(failed))}
+        figures: dict[str, float] = {"rollouts": len(collected.ended), "failed": len(failed)}
+        figures |= {"groups": len({rollout.group_id for rollout in collected.ended})}
         figures |= collected.figures
         figures |= staleness(lesson.turns, self.endpoints.versions)
         figures |= role_figures(lesson.turns, lesson.advantages, self.endpoints.versions)
@@ -95,6 +108,8 @@ class Steps:
         clock.lap("train_seconds")
         await self.endpoints.publish(lesson.policies)
         clock.lap("sync_seconds")
+        figures |= await self.watch.verify(step, collected.episodes)
+        clock.lap("verify_seconds")
         figures |= {"success": team_success(collected.episodes, collected.ended)}
         return figures | self.learner.figures(lesson) | clock.laps
 

@@ -25,8 +25,9 @@ class Validation:
         started = time.monotonic()
         job = self.job
         evaluation = job.config.evaluation
+        tasks = job.splits["val"][: evaluation.val_tasks]
         success = await self.evaluator.success(
-            job.splits["val"][: evaluation.val_tasks],
+            tasks,
             self.endpoints.pinned,
             mode=Mode.VAL,
             samples=evaluation.val_samples,
@@ -35,7 +36,8 @@ class Validation:
         )
         if step not in job.workspace.saved_steps():
             await job.backend.save(job.workspace.checkpoint(step))
-        figures = {"success": success, "seconds": time.monotonic() - started}
+        rollouts = len(tasks) * evaluation.val_samples
+        figures = {"success": success, "rollouts": rollouts, "seconds": time.monotonic() - started}
         await job.store.add_metrics([Metrics(job.run_id, step, figures, stage="val")])
         return figures
 
@@ -45,8 +47,9 @@ class Validation:
         return {row.step: float(row.values["success"] or 0.0) for row in rows}
 
     async def best_step(self) -> int | None:
-        """The step that did best, the later of equals; None before the first look."""
-        looks = await self.looks()
+        """The step that did best, the later of equals; None before the first look. Steps that were taken back do not count."""
+        newest = self.job.workspace.saved_steps()[-1]
+        looks = {step: success for step, success in (await self.looks()).items() if step <= newest}
         return max((success, step) for step, success in looks.items())[1] if looks else None
 
     async def promote_best(self) -> None:
