@@ -69,6 +69,7 @@ def build_episode(
         tool_calls=tool_calls,
         rewards=tuple(rewards),
         missing=missing_in(turns, edges, tool_calls, agents=len(agents), foreign=known is not recorded),
+        diverged=next((said for span in recorded if (said := _text(span, c.REPLAY_DIVERGED))), None),
     )
 
 

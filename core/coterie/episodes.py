@@ -110,6 +110,8 @@ class Episode:
     rewards: Sequence[Reward] = field(default=())
     missing: Sequence[Missing] = ()
     """What whoever recorded it did not write down, and how often."""
+    diverged: str | None = None
+    """How a replay departed from the attempt that it repeats; None if it kept to it, or is no replay."""
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -49,3 +49,7 @@ class NothingToTrainError(CoterieError):
 
 class StoppedByGuardError(CoterieError):
     """The guard ended a run and went back to its last good version."""
+
+
+class AuditError(CoterieError):
+    """An audit found nothing that it could judge: no rollout that repeats, or no replay that is evidence."""

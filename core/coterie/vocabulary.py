@@ -332,7 +332,7 @@ class Metrics:
     step: int
     values: Mapping[str, float | int | str | None]
     stage: str = "train"
-    """``train``, ``val``, ``test``, ``baseline``, ``warm_start``."""
+    """``train``, ``val``, ``test``, ``baseline``, ``warm_start``, ``audit_mask``, ``audit_replay``."""
     time_ns: int = field(default_factory=now_ns)
 
 
@@ -342,7 +342,7 @@ class Decision:
 
     run_id: str
     kind: str
-    """``published``, ``promoted``, ``rolled_back``, ``stopped``."""
+    """``published``, ``promoted``, ``rolled_back``, ``stopped``, ``audited``."""
     subject: str
     """What it is about, such as ``policy team@12``."""
     evidence: Mapping[str, JSON]

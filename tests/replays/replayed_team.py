@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import openai
 
@@ -30,16 +32,13 @@ class DrawnAnswers:
 async def ask(role: str, *said: str, stream: bool = False) -> str:
     """One call of a role that names itself and passes on what was said."""
     messages: Any = [{"role": "system", "content": role}, *({"role": "user", "content": text} for text in said)]
-    # A client of its own: a connection belongs to the event loop of one test.
-    async with openai.AsyncOpenAI(
-        base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=10
-    ) as client:
-        with coterie.agent(role):
-            if not stream:
-                answer = await client.chat.completions.create(model="m", messages=messages)
-                return answer.choices[0].message.content or ""
-            pieces = await client.chat.completions.create(model="m", messages=messages, stream=True)
-            return "".join([piece.choices[0].delta.content or "" async for piece in pieces])
+    client = _client()
+    with coterie.agent(role):
+        if not stream:
+            answer = await client.chat.completions.create(model="m", messages=messages)
+            return answer.choices[0].message.content or ""
+        pieces = await client.chat.completions.create(model="m", messages=messages, stream=True)
+        return "".join([piece.choices[0].delta.content or "" async for piece in pieces])
 
 
 async def play(task: Task) -> float:
@@ -48,6 +47,17 @@ async def play(task: Task) -> float:
     code = await ask("coder", str(task.input), plan, stream=True)
     await ask("reviewer", plan, code)
     return float(code.startswith("good"))
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = WeakKeyDictionary()
+"""A client's connections belong to the event loop of one test."""
+
+
+def _client() -> openai.AsyncOpenAI:
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        _clients[loop] = openai.AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=10)
+    return _clients[loop]
 
 
 async def published(store: Store, model: ScriptedModel) -> dict[str, int]:
