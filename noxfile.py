@@ -196,9 +196,12 @@ def bench(session: nox.Session) -> None:
     if not session.posargs:
         session.error(f"Name a benchmark: {', '.join(sorted(path.stem for path in Path('benchmarks').glob('*.py')))}")
     name, *arguments = session.posargs
-    needs = Path(f"requirements/bench-{name}.txt")
-    pins = ["-r", str(needs)] if needs.exists() else []
-    session.install("-e", ".[langchain,train,server,postgres]", *group("test"), *pins)
+    if name == "learning":
+        install_training_stack(session)
+    else:
+        needs = Path(f"requirements/bench-{name}.txt")
+        pins = ["-r", str(needs)] if needs.exists() else []
+        session.install("-e", ".[langchain,train,server,postgres]", *group("test"), *pins)
     session.run("python", f"benchmarks/{name}.py", *arguments)
 
 

@@ -1,0 +1,1 @@
+"""The parts of ``learning.py``: what is run, what came out, tables and plots."""
