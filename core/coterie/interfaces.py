@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from coterie.episodes import Episode
 from coterie.vocabulary import JSON, Endpoint
 
 
@@ -38,6 +39,28 @@ class Sample:
     of its role and agent path in the rollout also what is bound to those and to the rollout. None where nobody said."""
     value: float | None = None
     """A critic's estimate of the return from here on, at the last token of the prompt; None without a critic."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReward:
+    """The reward of one turn, as outcome and as step; or what is added to it."""
+
+    outcome: float
+    """What counts for the turn, whenever it arrives: ``Sample.reward``."""
+    step: float
+    """What arrives with it: ``Sample.step_reward``. Over a chain, the turns of one role and agent path, these add up."""
+
+
+class RewardShaper(Protocol):
+    """Adds to the rewards of an episode's turns. One whose additions are discounted has an attribute ``discount``."""
+
+    def __call__(self, episode: Episode) -> Sequence[TurnReward]:
+        """What to add to each turn, in order.
+
+        Raises:
+            RewardError: the episode lacks what the shaper needs.
+        """
+        ...
 
 
 class AdvantageEstimator(Protocol):

@@ -236,3 +236,17 @@ async def test_a_program_whose_client_wants_a_key_trains_without_one(folder, mod
     (folder / "app.py").write_text(APP.replace('base_url="http://127.0.0.1:9/v1", api_key="none", ', ""))
     run = await run_loop(folder, "team", ScriptedBackend(model), monkeypatch, config(steps=1))
     assert run.state is RunState.SUCCEEDED
+
+
+async def test_shapers_of_the_configuration_are_at_work_and_watched(folder, model, monkeypatch):
+    """The answers are never of the form, so each call costs; that turns no order around."""
+    parts = {"evaluation": {"every": 1}, "runner": {"concurrency": 1, "deadline_seconds": 2}}
+    credit = {"range": [0, 1], "shaping": [{"format": {"pattern": "no such answer", "cost": 0.25}}]}
+    backend = ScriptedBackend(model)
+    run = await run_loop(folder, "team", backend, monkeypatch, small_config(**parts, credit=credit))
+    async with coterie.connect(str(folder / "work" / "store.db")) as store:
+        rows = await store.get_metrics(run.id, stage="train")
+    assert [row.values["shaping/format/wrong_order"] for row in rows] == [0, 0]
+    wrong = small_config(**parts, credit={"shaping": ["formt"]})
+    with pytest.raises(ConfigError, match="no shaper 'formt'"):
+        await run_loop(folder, "team", backend, monkeypatch, wrong)

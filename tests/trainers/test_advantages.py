@@ -525,7 +525,11 @@ def test_options_reach_the_estimator() -> None:
     ("name", "options", "message"),
     [
         ("role", {"role": {"trace": 1.0}}, r"'role' takes no options; trace"),
-        ("turn_gae", {"turn_gae": {"lambda": 1.0}}, r"'turn_gae' is not made with lambda.*discount, trace"),
+        (
+            "turn_gae",
+            {"turn_gae": {"lambda": 1.0}},
+            r"'turn_gae': got an unexpected keyword argument 'lambda'.*discount, trace",
+        ),
         ("turn_gae", {"turn_gae": {"trace": 2.0}}, r"trace = 2.0.*between 0 and 1"),
         ("ema_role", {"ema_role": {"decay": 1.0}}, r"decay = 1.0"),
         ("role", {"turn_gae": {"trace": 1.0}}, r"no role uses 'turn_gae'"),

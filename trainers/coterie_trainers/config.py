@@ -193,6 +193,10 @@ class Credit(Section):
     """Weight of the team's reward in each turn's reward."""
     local: float = 1.0
     """Weight of the reward bound to the turn itself: to its call, else its agent path, else its role."""
+    range: tuple[float, float] | None = None
+    """The least and the largest that a reward may be: one outside of it ends the run. By default anything finite."""
+    shaping: list[str | dict[str, dict[str, Any]]] = Field(default_factory=list)
+    """What is added to rewards, in order: shapers' names, or ``name: {setting: value}``."""
 
 
 class Training(Section):

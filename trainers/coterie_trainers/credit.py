@@ -2,6 +2,7 @@
 
     reward of a turn = team · (sum of the rewards bound to the rollout)
                      + local · (sum of the rewards bound to its call, else to its agent path, else to its role)
+                     + what the shapers add (``shaping/``)
 
 A reward reaches exactly the turns it names: two workers that run in parallel, even under one role, never get each other's.
 A role or path may be silent in one episode (a reviewer that was not reached) and its reward there credits nobody. One that is
@@ -14,12 +15,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coterie.episodes import Episode, Turn
 from coterie.errors import ConfigError, RewardError
-from coterie.interfaces import Sample
+from coterie.interfaces import RewardShaper, Sample, TurnReward
 from coterie.vocabulary import Reward
+from coterie_trainers.chains import ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,18 @@ class Credit:
     local: float = 1.0
     """Weight of the rewards bound to the turn itself."""
     name: str = "reward"
-    """The rewards that count; those of other names are for the report."""
+    """The rewards that count; those of other names are for the report, or for shapers."""
+    range: tuple[float, float] | None = None
+    """The least and the largest that a reward may be; None for anything finite."""
+    shapers: Mapping[str, RewardShaper] = field(default_factory=dict)
+    """Name → what adds to the rewards, in order."""
 
     def __post_init__(self) -> None:
-        for field, value in (("team", self.team), ("local", self.local)):
+        for name, value in (("team", self.team), ("local", self.local)):
             if not math.isfinite(value):
-                raise ConfigError(f"credit.{field} is {value}; it must be a finite number.")
+                raise ConfigError(f"credit.{name} is {value}; it must be a finite number.")
+        if self.range is not None and not -math.inf < self.range[0] < self.range[1] < math.inf:
+            raise ConfigError(f"credit.range is {list(self.range)}; it must be two finite numbers, the smaller first.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,9 @@ def credited_turns(episodes: Sequence[Episode], credit: Credit) -> list[Credited
     """Every turn of every episode with its reward, in the order of the episodes and of their turns.
 
     Raises:
-        RewardError: an episode has no reward of this name; a reward is not finite, belongs to another attempt, or is bound
-            to a call that its episode has not, or to an agent path or role that made no call in any of the episodes; or
-            a rollout is given twice.
+        RewardError: an episode has no reward of this name; a reward is not finite, lies outside the range, belongs to another
+            attempt, or is bound to a call that its episode has not, or to an agent path or role that made no call in
+            any of the episodes; a rollout is given twice; or a shaper cannot do its work.
     """
     _check_one_episode_a_rollout(episodes)
     _check_names(episodes, credit.name)
@@ -66,23 +74,13 @@ def credited_turns(episodes: Sequence[Episode], credit: Credit) -> list[Credited
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class TurnReward:
-    """The reward of one turn, as outcome and as step."""
-
-    outcome: float
-    """What counts for the turn, whenever it arrived: ``Sample.reward``."""
-    step: float
-    """What arrives with it: ``Sample.step_reward``. Over a chain, the turns of one role and agent path, these add up."""
-
-
 def turn_rewards(episode: Episode, credit: Credit) -> list[TurnReward]:
     """The rewards of each turn of an episode, in order.
 
     Raises:
         RewardError: as ``credited_turns``, but for names of roles and paths, which one episode cannot tell.
     """
-    rewards = _counting_rewards(episode, credit.name)
+    rewards = _counting_rewards(episode, credit)
     team = 0.0
     by_call: dict[str, float] = defaultdict(float)
     by_path: dict[str, float] = defaultdict(float)
@@ -98,14 +96,20 @@ def turn_rewards(episode: Episode, credit: Credit) -> list[TurnReward]:
             team += reward.value
     _check_bound(episode, "call", by_call, [turn.call_id for turn in episode.turns])
 
-    last = {(turn.role, turn.agent_path): place for place, turn in enumerate(episode.turns)}
-    values = []
+    last = ends(episode.turns)
+    outcome_T, step_T = [], []
     for place, turn in enumerate(episode.turns):
         local = by_call.get(turn.call_id, by_path.get(turn.agent_path, by_role.get(turn.role, 0.0)))
-        outcome = _finite(credit.team * team + credit.local * local, turn, episode)
-        ends = last[turn.role, turn.agent_path] == place
-        values.append(TurnReward(outcome, outcome if ends else credit.local * by_call.get(turn.call_id, 0.0)))
-    return values
+        outcome_T.append(credit.team * team + credit.local * local)
+        step_T.append(outcome_T[-1] if place in last else credit.local * by_call.get(turn.call_id, 0.0))
+    for name, shaper in credit.shapers.items():
+        for place, added in enumerate(_shaped(name, shaper, episode)):
+            outcome_T[place] += added.outcome
+            step_T[place] += added.step
+    return [
+        TurnReward(_finite(outcome, turn, episode), _finite(step, turn, episode))
+        for turn, outcome, step in zip(episode.turns, outcome_T, step_T, strict=True)
+    ]
 
 
 def _sample(episode: Episode, turn: Turn, rewards: TurnReward, step: int) -> Sample:
@@ -123,7 +127,24 @@ def _sample(episode: Episode, turn: Turn, rewards: TurnReward, step: int) -> Sam
     )
 
 
-def _counting_rewards(episode: Episode, name: str) -> list[Reward]:
+def _shaped(name: str, shaper: RewardShaper, episode: Episode) -> Sequence[TurnReward]:
+    added = shaper(episode)
+    if len(added) != len(episode.turns):
+        raise RewardError(
+            f"{_where(episode)}: shaper {name!r} gave {len(added)} additions for {len(episode.turns)} turns. It must give "
+            "one a turn, in order."
+        )
+    for turn, each in zip(episode.turns, added, strict=True):
+        if not (math.isfinite(each.outcome) and math.isfinite(each.step)):
+            raise RewardError(
+                f"{_where(episode)}: shaper {name!r} adds {each.outcome} (with the turn {each.step}) to call "
+                f"{turn.call_id} of role {turn.role!r}; it must be a finite number."
+            )
+    return added
+
+
+def _counting_rewards(episode: Episode, credit: Credit) -> list[Reward]:
+    name = credit.name
     rewards = [reward for reward in episode.rewards if reward.name == name]
     if not rewards:
         others = sorted({reward.name for reward in episode.rewards})
@@ -136,6 +157,11 @@ def _counting_rewards(episode: Episode, name: str) -> list[Reward]:
         if not math.isfinite(reward.value):
             raise RewardError(
                 f"{_where(episode)}: reward {reward.id} of {reward.source!r} is {reward.value}, which is no finite number."
+            )
+        if credit.range is not None and not credit.range[0] <= reward.value <= credit.range[1]:
+            raise RewardError(
+                f"{_where(episode)}: reward {reward.id} of {reward.source!r} is {reward.value:g}, outside of credit.range "
+                f"[{credit.range[0]:g}, {credit.range[1]:g}]. Mend who gives it, or widen the range."
             )
         if (reward.rollout_id, reward.attempt_id) != (episode.rollout_id, episode.attempt_id):
             raise RewardError(

@@ -12,11 +12,9 @@ entry point of the group ``coterie.advantages``::
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,25 +22,31 @@ from numpy.typing import NDArray
 from coterie.errors import ConfigError
 from coterie.interfaces import AdvantageEstimator, RememberingEstimator, Sample
 from coterie.vocabulary import JSON
+from coterie_trainers.offers import Offers
 
 GROUP = "coterie.advantages"
 """The entry point group in which packages offer estimators."""
 
-_BUILT_IN = {
-    name: EntryPoint(name, f"coterie_trainers.advantages.{name}:{function}", GROUP)
-    for name, function in {
-        "rollout": "rollout",
-        "transition": "transition",
-        "role": "role",
-        "role_turn": "role_turn",
-        "nested": "nested",
-        "loo": "loo",
-        "ema_role": "EmaRole",
-        "state": "state",
-        "state_history": "state_history",
-        "turn_gae": "TurnGae",
-    }.items()
-}
+_OFFERS = Offers(
+    "credit.advantage",
+    "estimator",
+    GROUP,
+    {
+        name: f"coterie_trainers.advantages.{name}:{function}"
+        for name, function in {
+            "rollout": "rollout",
+            "transition": "transition",
+            "role": "role",
+            "role_turn": "role_turn",
+            "nested": "nested",
+            "loo": "loo",
+            "ema_role": "EmaRole",
+            "state": "state",
+            "state_history": "state_history",
+            "turn_gae": "TurnGae",
+        }.items()
+    },
+)
 
 
 def get(name: str, options: Mapping[str, JSON] | None = None) -> AdvantageEstimator:
@@ -56,31 +60,12 @@ def get(name: str, options: Mapping[str, JSON] | None = None) -> AdvantageEstima
         ConfigError: there is none of this name (the message lists what there is), two packages offer it, it cannot
             be imported, or it does not take these options.
     """
-    offered = _offered(name)
-    if not offered:
-        raise ConfigError(f"advantage: there is no estimator {name!r}. There are: {', '.join(names())}.")
-    if len({point.value for point in offered}) > 1:
-        sources = " and ".join(sorted(point.value for point in offered))
-        raise ConfigError(f"advantage: two packages offer {name!r}: {sources}. Uninstall one or rename it.")
-    try:
-        estimator = offered[0].load()
-    except Exception as error:
-        raise ConfigError(
-            f"advantage: {name!r} ({offered[0].value}) cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if isinstance(estimator, type):
-        estimator = _made(name, estimator, options or {})
-    elif options:
-        raise ConfigError(f"credit.options: {name!r} takes no options; {', '.join(sorted(options))} cannot be set.")
-    if not callable(estimator):
-        raise ConfigError(f"advantage: {name!r} ({offered[0].value}) is no function: {estimator!r}.")
-    chosen: AdvantageEstimator = estimator
-    return chosen
+    return cast(AdvantageEstimator, _OFFERS.get(name, options))
 
 
 def names() -> list[str]:
     """The names that ``get`` knows, sorted."""
-    return sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
+    return _OFFERS.names()
 
 
 def check(by_role: str | Mapping[str, str], options: Mapping[str, Mapping[str, JSON]] | None = None) -> Estimate:
@@ -199,26 +184,6 @@ class Estimate:
                 f"The mapping has: {', '.join(sorted(self.by_role))}. Add what is missing, or give one name for all."
             )
         return places
-
-
-def _made(name: str, kind: type, options: Mapping[str, JSON]) -> Any:
-    try:
-        inspect.signature(kind).bind(**options)
-    except TypeError:
-        takes = ", ".join(inspect.signature(kind).parameters) or "none"
-        raise ConfigError(
-            f"credit.options: {name!r} is not made with {', '.join(options) or 'nothing'}. Its options: {takes}."
-        ) from None
-    try:
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"credit.options: {name!r} with {dict(options)}: {error}") from error
-
-
-def _offered(name: str) -> list[EntryPoint]:
-    if name in _BUILT_IN:
-        return [_BUILT_IN[name], *(point for point in entry_points(group=GROUP, name=name))]
-    return list(entry_points(group=GROUP, name=name))
 
 
 def _call(name: str, estimator: AdvantageEstimator, samples: Sequence[Sample]) -> NDArray[np.float64]:

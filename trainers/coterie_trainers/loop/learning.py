@@ -14,11 +14,13 @@ from coterie.episodes import Episode
 from coterie.errors import MismatchError
 from coterie.interfaces import PolicyUpdate
 from coterie.vocabulary import Metrics
+from coterie_trainers import config, shaping
 from coterie_trainers.advantages import Estimate
 from coterie_trainers.batches import Batch, build_batch
 from coterie_trainers.credit import Credit, CreditedTurn, credited_turns
 from coterie_trainers.loop.job import Job
 from coterie_trainers.policy_map import PolicyMap, Silence
+from coterie_trainers.shaping.checking import check_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,24 @@ class Lesson:
     """The policies that learn in this step and that there are rows for."""
 
 
+def credit_as_set(settings: config.Credit) -> Credit:
+    """How rewards count, as the configuration says.
+
+    Raises:
+        ConfigError: a shaper does not exist or does not take its settings, or the range is none.
+    """
+    return Credit(
+        team=settings.team, local=settings.local, range=settings.range, shapers=shaping.check(settings.shaping)
+    )
+
+
 class Learner:
     """Gives credit and updates the policies."""
 
-    def __init__(self, job: Job, estimate: Estimate) -> None:
+    def __init__(self, job: Job, estimate: Estimate, credit: Credit) -> None:
         self.job = job
         self.estimate = estimate
-        self.credit = Credit(team=job.config.credit.team, local=job.config.credit.local)
+        self.credit = credit
         self.policies = PolicyMap(job.config)
         self.silence = Silence(self.policies, job.config.policies, patience=job.config.training.stop_after_empty_steps)
         self._compared: set[str] = set()
@@ -95,6 +108,8 @@ class Learner:
             "zero_advantage": batch.zero_advantage,
             "tokens": sum(sum(row.response_mask) for policy in lesson.policies for row in batch.rows[policy]),
         }
+        for name, shaper in self.credit.shapers.items():
+            figures[f"shaping/{name}/wrong_order"] = check_order(shaper, lesson.episodes, self.credit).share
         calls = Counter(turn.turn.role for turn in lesson.turns)
         return figures | {f"calls/{role}": count for role, count in calls.items()}
 

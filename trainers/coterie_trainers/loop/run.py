@@ -17,13 +17,14 @@ from coterie.roles import set_role_map
 from coterie.vocabulary import Run, RunState, now_ns
 from coterie_trainers import advantages
 from coterie_trainers.config import TrainConfig
+from coterie_trainers.credit import Credit
 from coterie_trainers.datasets import load_splits
 from coterie_trainers.evaluation import Evaluator
 from coterie_trainers.health.reverify import load_verifier
 from coterie_trainers.loop.carrying_over import AsyncCollector
 from coterie_trainers.loop.collecting import SyncCollector, cancel_leftovers
 from coterie_trainers.loop.job import Job
-from coterie_trainers.loop.learning import Learner
+from coterie_trainers.loop.learning import Learner, credit_as_set
 from coterie_trainers.loop.opening import make_backend, open_run
 from coterie_trainers.loop.publishing import Endpoints
 from coterie_trainers.loop.steps import Steps
@@ -67,6 +68,7 @@ async def train(
     estimate = advantages.check(config.credit.advantage, config.credit.options)
     guard = config.guard
     verifier = load_verifier(guard.verifier, folder=folder) if guard is not None and guard.verifier else None
+    credit = credit_as_set(config.credit)
     with Workspace(work) as workspace:
         if fresh:
             workspace.clear()
@@ -92,7 +94,7 @@ async def train(
                         store, run, config.runner, app=app_spec, url=str(config.store), progress=progress
                     )
                 ):
-                    await _train(job, estimate, resumed)
+                    await _train(job, estimate, credit, resumed)
                     finished = replace(run, state=RunState.SUCCEEDED, finished_ns=now_ns())
                     await store.save_run(finished)
                     progress.close()
@@ -110,7 +112,7 @@ async def train(
                 await asyncio.shield(backend.close())
 
 
-async def _train(job: Job, estimate: advantages.Estimate, resumed: bool) -> None:
+async def _train(job: Job, estimate: advantages.Estimate, credit: Credit, resumed: bool) -> None:
     """Everything from the first server start to the last measurement."""
     if resumed:
         await cancel_leftovers(job)
@@ -118,7 +120,9 @@ async def _train(job: Job, estimate: advantages.Estimate, resumed: bool) -> None
     evaluator = Evaluator(job.store, job.run_id, job.progress, tries(job.config.runner))
     validation = Validation(job, evaluator, endpoints)
     collector = AsyncCollector(job) if job.config.training.collection == "async" else SyncCollector(job)
-    steps = Steps(job, collector, Learner(job, estimate), endpoints, validation, Watch(job, endpoints, collector))
+    steps = Steps(
+        job, collector, Learner(job, estimate, credit), endpoints, validation, Watch(job, endpoints, collector)
+    )
     done = job.workspace.saved_steps()
     test, samples = job.splits["test"], job.config.evaluation.test_samples
 
