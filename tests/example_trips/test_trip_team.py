@@ -82,13 +82,12 @@ def own_rewards(episode: Episode) -> dict[str, list[float]]:
     """Agent path → the rewards of its turns for its own part."""
     found: dict[str, list[float]] = {}
     for turn, reward in zip(episode.turns, turn_rewards(episode, Credit(team=0.0)), strict=True):
-        found.setdefault(turn.agent_path, []).append(reward)
+        found.setdefault(turn.agent_path, []).append(reward.outcome)
     return found
 
 
 def team_reward(episode: Episode) -> float:
-    (reward,) = turn_rewards(episode, Credit(local=0.0))[:1]
-    return reward
+    return turn_rewards(episode, Credit(local=0.0))[0].outcome
 
 
 async def test_a_faultless_team_is_right_in_every_part(trips: Callable[[str], ModuleType]) -> None:

@@ -78,7 +78,11 @@ def fragile(order: Any) -> bool:
 
 
 def team_reward(episode: Episode) -> float:
-    return turn_rewards(episode, Credit(local=0.0))[0]
+    return turn_rewards(episode, Credit(local=0.0))[0].outcome
+
+
+def own_rewards(episode: Episode) -> list[float]:
+    return [reward.outcome for reward in turn_rewards(episode, Credit(team=0.0))]
 
 
 @one_loop
@@ -90,7 +94,7 @@ async def test_a_faultless_shift(module: Callable[[str], ModuleType], items: int
     assert team_reward(episode) == 1
     assert 8 <= len(episode.turns) <= 20
     assert [turn.role for turn in episode.turns].count("planner") == items + 1
-    own = zip(episode.turns, turn_rewards(episode, Credit(team=0.0)), strict=True)
+    own = zip(episode.turns, own_rewards(episode), strict=True)
     assert {(turn.role, reward) for turn, reward in own} == {("planner", 0), ("executor", 1)}
 
 
@@ -111,7 +115,7 @@ async def test_steps_towards_a_wrong_goal_are_no_fault_of_the_executor(module: C
     (item,) = shift.order.items
     episode = await run(module, shift, Staff(module, shift, {f"pack {item} wrapped": f"pack {item} plain"}))
     assert team_reward(episode) == 0
-    rewards = turn_rewards(episode, Credit(team=0.0))
+    rewards = own_rewards(episode)
     assert {reward for turn, reward in zip(episode.turns, rewards, strict=True) if turn.role == "executor"} == {1}
 
 
@@ -121,7 +125,7 @@ async def test_only_the_steps_of_a_missed_goal_go_unrewarded(module: Callable[[s
     (item,) = shift.order.items
     episode = await run(module, shift, Staff(module, shift, {f"wrap {item}": f"pack {item}"}))
     assert team_reward(episode) == 0
-    rewards = turn_rewards(episode, Credit(team=0.0))
+    rewards = own_rewards(episode)
     executor = [reward for turn, reward in zip(episode.turns, rewards, strict=True) if turn.role == "executor"]
     assert executor == [0, 0, 0, 0, 1, 1, 1]
 
