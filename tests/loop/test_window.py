@@ -82,7 +82,16 @@ def test_no_more_is_enqueued_than_keeps_the_runner_busy():
     fill(window, 0, 3, 0)
     assert len(window.running) == 12  # the first whole group beyond ten
     end(window, "0.0", "1.0", "2.0")
-    assert window.wants_more(0)  # whole groups or not, it is running rollouts that count
+    assert window.wants_more(0)  # what counts is what runs
+
+
+def test_no_more_is_enqueued_while_two_steps_are_whole():
+    window = Window(per_step=2, steps=99, max_staleness=9, busy=4)
+    place = fill(window, 0, 1, 0)
+    end(window, *window.running)
+    assert not window.wants_more(0)
+    window.take()
+    assert fill(window, 1, 1, place) == place + 4
 
 
 def test_the_last_steps_leave_nothing_in_flight():

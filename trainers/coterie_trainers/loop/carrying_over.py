@@ -33,7 +33,7 @@ class AsyncCollector:
             per_step=self.stream.per_step,
             steps=training.steps,
             max_staleness=training.max_staleness,
-            busy=job.config.runner.concurrency + self.stream.per_step * training.rollouts_per_task,
+            busy=job.config.runner.concurrency + self.stream.per_step * training.rollouts_per_task // 2,
         )
         self._next = 0
         """The first place that was never enqueued."""

@@ -12,8 +12,9 @@ B a step. It can always be met by waiting, since at most (S + 1) · B groups are
 and nothing is dropped for its age. Dropping would be simpler and wrong: what is late are the long rollouts, so a team
 would hardly learn from them, and the more so the better it uses long ones. A rollout's deadline bounds the wait.
 
-With (S + 1) · B groups enqueued at once the conditions would leave no choice but to train in the order of the draws. So no
-more are enqueued than keep the runner busy while a step trains: what it plays at once, and as many rollouts as a step has.
+With (S + 1) · B groups enqueued at once the conditions would leave no choice but to train in the order of the draws, and what
+waits grows old. So no more are enqueued than keep the runner busy while a step trains, and none while the groups of two steps
+are whole: then the trainer is what limits the pace.
 
 AReaL (arXiv 2505.24298, section 5.1) bounds staleness by (S + 1) · B alone, which bounds its mean: a group that takes for ever
 stays in flight while others pass it. Here the oldest is waited for.
@@ -76,8 +77,10 @@ class Window:
     def wants_more(self, done: int) -> bool:
         """True while another group should be enqueued; ``done`` steps are done."""
         there = len(self._groups)
-        most = self.per_step * min(self.max_staleness + 1, self.steps - done)
-        return there < most and (there < self.per_step or len(self.running) < self.busy)
+        if there >= self.per_step * min(self.max_staleness + 1, self.steps - done):
+            return False
+        whole = sum(not group.left for group in self._groups.values())
+        return there < self.per_step or (whole < 2 * self.per_step and len(self.running) < self.busy)
 
     def add(self, group: Group) -> None:
         """A group was enqueued."""
