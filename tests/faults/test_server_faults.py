@@ -245,7 +245,11 @@ def test_who_takes_nothing_of_an_answer_is_cut_off_and_holds_nothing(tmp_path: P
         # A page each, and not the whole listing, which is 32 MB each.
         assert peak - before < 8 * 20 * MIB
         assert client.get("/v1/rollouts").status_code == 200
-        assert "coterie_requests_waiting 0.0" in client.get("/metrics").text
+        # The streams learn of it at the next page that they send.
+        give_up_at = time.monotonic() + 20
+        while "coterie_requests_waiting 0.0" not in client.get("/metrics").text:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
 
 
 def connected(process: psutil.Process) -> set[int]:

@@ -27,6 +27,7 @@ from sqlalchemy.pool import NullPool
 
 from coterie.errors import StoreError, StoreUnavailableError
 from coterie.store import schema, sqlite_space
+from coterie.store.checkpoints import LOG_PAGES, Checkpoints
 from coterie.store.faults import refused, unavailable
 from coterie.store.sql import SqlStore
 from coterie.store.wakeups import Wakeups
@@ -84,12 +85,14 @@ class SqliteStore(SqlStore):
             connection = self._prepared_connection()
         except sqlite3.Error as error:
             raise unavailable(error, path, lock_timeout_seconds) from error
+        self._checkpoints = Checkpoints(self._driver_connection, path)
         self._writer = Writer(
             connection,
             path=path,
             lock_timeout_seconds=lock_timeout_seconds,
             wakeups=self._wakeups,
             watch_seconds=WATCH_SECONDS,
+            committed=self._checkpoints.written,
         )
         self._reader = threading.local()
         self._reader_connections: list[Connection] = []
@@ -191,6 +194,7 @@ class SqliteStore(SqlStore):
             self._readers.shutdown()
             for connection in self._reader_connections:
                 connection.close()
+            self._checkpoints.close()
             # Last, so that it is the one that folds the write-ahead log into the file.
             self._writer.close()
             self._engine.dispose()
@@ -216,6 +220,7 @@ class SqliteStore(SqlStore):
             "synchronous = FULL",
             "foreign_keys = ON",
             "cache_size = -32000",
+            f"wal_autocheckpoint = {LOG_PAGES}",
             "temp_store = MEMORY",
         ):
             connection.execute(f"PRAGMA {pragma}")

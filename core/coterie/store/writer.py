@@ -52,8 +52,10 @@ class Writer:
         lock_timeout_seconds: float,
         wakeups: Wakeups,
         watch_seconds: float,
+        committed: Callable[[], None],
     ) -> None:
         self._connection = connection
+        self._committed = committed
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         self._driver = driver
@@ -159,6 +161,7 @@ class Writer:
                 self._driver.execute("COMMIT")
                 self._announce(group)
                 self._resolve(group)
+                self._committed()
                 return
         except sqlite3.Error as error:
             self._roll_back()
