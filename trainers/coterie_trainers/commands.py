@@ -1,8 +1,9 @@
-"""The commands ``coterie train``, ``coterie demo`` and ``coterie report``. Light to import: the work is imported when it begins."""
+"""The commands ``train``, ``demo``, ``report`` and ``audit``. Light to import: the work is imported when it begins."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -11,15 +12,17 @@ import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coterie.cli import Stopped
 from coterie.cli.extras import MissingExtraError, require_extra
 from coterie.errors import ConfigError
+from coterie.vocabulary import Mode
 
 if TYPE_CHECKING:
+    from coterie_trainers.audits import Audit
     from coterie_trainers.config import TrainConfig
 
 DEMO = "text_to_sql"
@@ -56,7 +59,7 @@ def train(
     from coterie_trainers.config_file import load_config
 
     settings = load_config(config, _with_seed(overrides, seed))
-    work = out or Path("runs") / _file_name(settings.name) / f"seed-{settings.seed}"
+    work = out or _work_folder(settings)
     _train_and_report(
         _beside(app, config.resolve().parent),
         settings,
@@ -109,6 +112,73 @@ def report(
     asyncio.run(make_report(url, run_id, json_file=json_file, html_file=html_file))
 
 
+def audit(
+    app: Annotated[
+        str, typer.Argument(metavar="APP", help="The rollout function: app.py:team or package.module:team.")
+    ],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration that the run was made with.")],
+    method: Annotated[
+        str, typer.Option(help="'mask': what is each role worth? 'replay': which turn decides?")
+    ] = "mask",
+    run: Annotated[str | None, typer.Option(help="The run's id; that of the work folder by default.")] = None,
+    sample: Annotated[int, typer.Option(metavar="N", min=1, help="How many of its rollouts are audited.")] = 32,
+    replays: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Replays a rollout and role (mask) or call (replay).")
+    ] = 2,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="Of which mode: test, val or train, its newest; by default the first that there are any of."),
+    ] = None,
+    mask_text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROLE=TEXT", help="What a masked role says, where '(no answer)' breaks the program."),
+    ] = None,
+    as_pinned: Annotated[
+        bool, typer.Option("--as-pinned", help="Serve no model: those that the rollouts called still run.")
+    ] = False,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's work folder; runs/NAME/seed-N by default.")
+    ] = None,
+    json_file: JsonFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Find the role or the turn that made the difference: plays a sample of a run's rollouts again, changed at one place.
+
+    Serves the run's final policies for it. One that is cut off goes on with what is missing.
+    """
+    from coterie_trainers.audits.findings import Method
+    from coterie_trainers.config_file import load_config
+
+    if method not in list(Method):
+        raise ConfigError(f"--method {method}: there are {' and '.join(Method)}.")
+    if mode not in (None, "test", "val", "train"):
+        raise ConfigError(f"--mode {mode}: rollouts of mode test, val and train can be audited.")
+    folder = config.resolve().parent
+    settings = load_config(config, _with_seed(overrides, seed))
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise ConfigError(f"--json {json_file}: there is no folder {json_file.resolve().parent}.")
+    _let_modules_be_found(app)
+    if not as_pinned:
+        _require_training_stack()
+    what = {
+        "method": Method(method),
+        "sample": sample,
+        "replays": replays,
+        "run_id": run,
+        "mode": None if mode is None else Mode(mode),
+        "mask_texts": dict(map(_role_and_text, mask_text or [])),
+        "as_pinned": as_pinned,
+        "folder": folder,
+        "work": out or _work_folder(settings),
+    }
+    try:
+        found = asyncio.run(_audit(_beside(app, folder), settings, what))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Stopped("Stopped. The replays that are done are kept: the same command goes on with the rest.") from None
+    _show_audit(found, json_file)
+
+
 def copy_example(name: str, target: Path) -> None:
     """Copy an example's folder; files that are there already stay as they are.
 
@@ -145,8 +215,7 @@ def _train_and_report(
 ) -> None:
     from coterie_trainers.team import load_team
 
-    if not app.rpartition(":")[0].endswith(".py"):
-        sys.path.append(str(Path.cwd()))  # a module beside the user, which a console script does not see by itself
+    _let_modules_be_found(app)
     if settings.runner.where == "here":
         load_team(app, folder=folder)  # the cheapest check comes first; it is not loaded twice
     _require_training_stack()
@@ -179,6 +248,32 @@ async def _run(
     await make_report(settings.store or str(work / "store.db"), run.id, work=work, json_file=json_file)
 
 
+async def _audit(app: str, settings: TrainConfig, what: dict[str, Any]) -> Audit:
+    from coterie_trainers.audits.audited_run import audit_run
+    from coterie_trainers.progress_display import make_progress
+
+    if task := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    progress = make_progress()
+    try:
+        return await audit_run(app, settings, progress=progress, **what)
+    finally:
+        progress.close()
+
+
+def _show_audit(audit: Audit, json_file: Path | None) -> None:
+    from rich.console import Console
+
+    from coterie_trainers.report.audits import audit_as_json, shown
+    from coterie_trainers.report.terminal import audit_parts
+
+    found, console = shown(audit), Console()
+    for part in audit_parts(found):
+        console.print(part, highlight=False)
+    if json_file is not None:
+        json_file.write_text(json.dumps(audit_as_json(found), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def _require_training_stack() -> None:
     require_extra("verl", purpose="Training")
     try:
@@ -201,6 +296,23 @@ def _beside(app: str, folder: Path) -> str:
     if not colon or not path.is_file() or (folder / file).is_file():
         return app
     return f"{os.path.relpath(path.resolve(), folder)}:{name}"
+
+
+def _let_modules_be_found(app: str) -> None:
+    """Let a module beside the user be found, which a console script does not see by itself."""
+    if not app.rpartition(":")[0].endswith(".py"):
+        sys.path.append(str(Path.cwd()))
+
+
+def _role_and_text(given: str) -> tuple[str, str]:
+    role, sign, text = given.partition("=")
+    if not sign or not role:
+        raise ConfigError(f"--mask-text {given}: give it as ROLE=TEXT, such as coder='{{}}'.")
+    return role, text
+
+
+def _work_folder(settings: TrainConfig) -> Path:
+    return Path("runs") / _file_name(settings.name) / f"seed-{settings.seed}"
 
 
 def _file_name(name: str) -> str:

@@ -52,6 +52,8 @@ class Audit:
     """That are evidence."""
     asked: int
     """Calls that these sent to a model."""
+    answered_by: str
+    """The policies that answered them."""
     problems: Mapping[str, int] = field(default_factory=dict)
     """What kept rollouts and replays from being evidence, and how often."""
 
@@ -112,9 +114,10 @@ async def audit(
         rollouts=len({one.rollout_id for one in credited}),
         replays=len(good),
         asked=sum(one.asked for one in good),
+        answered_by=answered_by,
         problems=problems.counted(),
     )
-    await _write(store, result, step=max(rollout.step or 0 for rollout in rollouts), answered_by=answered_by)
+    await _write(store, result, step=max(rollout.step or 0 for rollout in rollouts))
     for problem, count in result.problems.items():
         progress.warn(f"{count} {problem}")
     return result
@@ -220,7 +223,7 @@ def _one(case: _Case, role: str, turn: int | None, credit: float, weight: float,
     return Credited(case.rollout.id, case.rollout.task_id, won, role, turn, credit, weight, replays)
 
 
-async def _write(store: Store, result: Audit, *, step: int, answered_by: str) -> None:
+async def _write(store: Store, result: Audit, *, step: int) -> None:
     """Keep what was found with the run: figures for machines, and a decision with all that it rests on."""
     await store.add_metrics([as_metrics(result.run_id, step, result.method, result.findings)])
     evidence = {
@@ -228,7 +231,7 @@ async def _write(store: Store, result: Audit, *, step: int, answered_by: str) ->
         "rollouts": result.rollouts,
         "replays": result.replays,
         "asked": result.asked,
-        "answered_by": answered_by,
+        "answered_by": result.answered_by,
         "problems": dict(result.problems),
         "findings": as_evidence(result.findings),
     }

@@ -28,6 +28,7 @@ from coterie.vocabulary import (
 )
 from coterie_trainers.evaluation import team_reward
 from coterie_trainers.intervals import Interval, difference_interval, mean_interval
+from coterie_trainers.report.audits import ShownAudit, newest_audits
 from coterie_trainers.report.pairs import EpisodePair, choose_pairs
 
 SUCCESS = 1.0
@@ -157,6 +158,8 @@ class Figures:
     """The weights that were kept, a policy each; empty until the run has ended."""
     decisions: Sequence[Decision]
     """What was promoted or stopped, and on what evidence."""
+    audits: Sequence[ShownAudit]
+    """Which role or turn made the difference, where somebody asked."""
 
 
 async def compute_figures(store: Store, run_id: str) -> Figures:
@@ -166,6 +169,7 @@ async def compute_figures(store: Store, run_id: str) -> Figures:
         NotFoundError: the store has no such run.
     """
     run = await store.get_run(run_id)
+    decisions = await store.get_decisions(run_id)
     rollouts = [rollout async for rollout in _rollouts(store, run_id)]
     ended = [rollout for rollout in rollouts if rollout.state in (RolloutState.SUCCEEDED, RolloutState.DEAD)]
     tests = [rollout for rollout in ended if rollout.mode is Mode.TEST]
@@ -184,7 +188,8 @@ async def compute_figures(store: Store, run_id: str) -> Figures:
         health=_health(steps, seen.attempts),
         costs=_costs(run, steps, metrics, ended, calls),
         models=[_model(weights) for weights in await _weights(store, run_id)],
-        decisions=await store.get_decisions(run_id),
+        decisions=decisions,
+        audits=newest_audits(decisions),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from coterie.vocabulary import JSON
 from coterie_trainers.intervals import Interval
+from coterie_trainers.report.audits import audit_as_json
 from coterie_trainers.report.figures import GREEDY, SAMPLED, Figures
 from coterie_trainers.report.places import Places
 
@@ -45,6 +46,7 @@ def as_json(figures: Figures, places: Places) -> Mapping[str, JSON]:
             "train": [asdict(point) for point in figures.curve.train],
             "val": [asdict(point) for point in figures.curve.val],
         },
+        "audits": [audit_as_json(audit) for audit in figures.audits],
         "paths": {
             "store": places.store,
             "work": _text(places.work),

@@ -7,6 +7,7 @@ from html import escape
 from importlib.resources import files
 
 from coterie.vocabulary import RunState
+from coterie_trainers.report.audits import HEADS, TITLES
 from coterie_trainers.report.drawing import draw_curve
 from coterie_trainers.report.figures import Figures
 from coterie_trainers.report.pairs import EpisodePair, ShownEpisode
@@ -62,6 +63,8 @@ def _sections(figures: Figures, places: Places) -> Iterator[str]:
         yield _section("By family", _families(figures))
     if figures.roles:
         yield _section("By role", _roles(figures))
+    for audit in figures.audits:
+        yield _section(TITLES[audit.method], _table(audit.title, HEADS[audit.method], audit.rows))
     if figures.pairs:
         yield _section("Episodes before and after", "".join(map(_pair, figures.pairs)))
     yield _section("Health", _health(figures))

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coterie.vocabulary import RunState
+from coterie_trainers.report.audits import HEADS, ShownAudit
 from coterie_trainers.report.figures import Figures
 from coterie_trainers.report.pairs import EpisodePair, ShownEpisode
 from coterie_trainers.report.places import Places, listed_places, next_commands
@@ -49,6 +50,8 @@ def _parts(figures: Figures, places: Places, width: int) -> Iterator[RenderableT
     if figures.roles:
         yield _title("By role (sampled)")
         yield _roles(figures)
+    for audit in figures.audits:
+        yield from audit_parts(audit)
     if figures.pairs:
         yield _title("Episodes before and after")
         for pair in figures.pairs:
@@ -64,6 +67,17 @@ def _parts(figures: Figures, places: Places, width: int) -> Iterator[RenderableT
     yield _title("What to run next")
     for command, purpose in next_commands(figures, places):
         yield Text(f"  {visible(command)}", style="bold").append(f"   {visible(purpose)}", style="not bold dim")
+
+
+def audit_parts(audit: ShownAudit) -> Iterator[RenderableType]:
+    """One audit: its title, a row a role or turn, and what was no evidence."""
+    yield _title(audit.title)
+    table = _table(*HEADS[audit.method])
+    for place, *cells in audit.rows:
+        table.add_row(Text(visible(place)), *cells)
+    yield table
+    for problem, count in audit.problems.items():
+        yield Text(visible(f"! {count} {problem}"), style="bold yellow")
 
 
 def _title(text: str) -> Text:
