@@ -109,6 +109,10 @@ class TrainingRow:
     weight: float = 1.0
     """The row's weight in the loss, such that a rollout counts once however many rows it has."""
     policy_version: int | None = None
+    rewards: tuple[float, ...] | None = None
+    """One a token of ``response_ids``, where the critic is to make the advantages of them (``gae``); ``advantages`` are 0 then."""
+    returns: tuple[float | None, ...] | None = None
+    """What the critic is to learn to say before each token of ``response_ids``; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,9 @@ class PolicyUpdate:
     tokens: int
     """Trained tokens."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """At least ``loss``, ``grad_norm``, ``entropy`` (if computed), ``mismatch_max`` (largest absolute difference of
-    rollout and actor log-probability before the update), ``mismatch_kl`` (mean of the k3 estimate)."""
+    """At least ``loss`` and ``grad_norm``; ``entropy``, ``mismatch_max`` (largest absolute difference of rollout and actor
+    log-probability before the update) and ``mismatch_kl`` (mean of the k3 estimate) if the policy learned;
+    ``value_loss`` if a critic did. ``role/<role>/<name>`` is the figure of one role's tokens."""
 
 
 class Backend(Protocol):
@@ -141,6 +146,14 @@ class Backend(Protocol):
 
     async def update(self, policy: str, rows: Sequence[TrainingRow], *, temperature: float = 1.0) -> PolicyUpdate:
         """One pass of gradient steps on these rows."""
+        ...
+
+    async def values(self, policy: str, rows: Sequence[TrainingRow]) -> Sequence[Sequence[float]]:
+        """What the policy's critic makes of the state before each response token of each row.
+
+        Raises:
+            BackendError: the policy has no critic.
+        """
         ...
 
     async def publish(self, policy: str) -> int:

@@ -15,13 +15,13 @@ from coterie_trainers import config
 from coterie_trainers.backends.local import LocalBackend
 
 SETTINGS = config.LocalBackend(max_model_len=256, max_num_seqs=32, sync_seconds=20.0)
-TRAINING = config.Training(mini_batches=1)
+LOSS = config.Loss()
 
 
 def make_backend(folder: Path, model: Path, **settings: Any) -> LocalBackend:
     policies = {"team": config.Policy(model=str(model), learning_rate=5e-3)}
     return LocalBackend(
-        policies, SETTINGS.model_copy(update=settings), TRAINING, config.Sampling(max_tokens=12), folder=folder, seed=0
+        policies, SETTINGS.model_copy(update=settings), LOSS, config.Sampling(max_tokens=12), folder=folder, seed=0
     )
 
 

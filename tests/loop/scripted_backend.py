@@ -19,6 +19,7 @@ class ScriptedBackend:
         self.token_ids = token_ids
         self.fail_at = fail_at
         self.updates: list[Sequence[TrainingRow]] = []
+        self.judged: list[Sequence[TrainingRow]] = []
         self.loaded: list[str] = []
         self.version = 0
         self.closed = 0
@@ -31,6 +32,10 @@ class ScriptedBackend:
             raise RuntimeError("the trainer is gone")
         self.updates.append(rows)
         return PolicyUpdate(policy, len(rows), 1, {"loss": 0.0, "grad_norm": 1.0, "mismatch_max": 0.0})
+
+    async def values(self, policy: str, rows: Sequence[TrainingRow]) -> Sequence[Sequence[float]]:
+        self.judged.append(rows)
+        return [[0.5] * len(row.response_ids) for row in rows]
 
     async def publish(self, policy: str) -> int:
         self.version += 1

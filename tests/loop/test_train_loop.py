@@ -177,8 +177,8 @@ async def test_two_runs_share_one_store(folder, model, monkeypatch):
 
 async def test_other_settings_do_not_resume_a_run(folder, model, monkeypatch):
     await run_loop(folder, "team", ScriptedBackend(model), monkeypatch)
-    with pytest.raises(ConfigError, match=r"settings for: training\.clip_ratio\..*--fresh"):
-        await run_loop(folder, "team", ScriptedBackend(model), monkeypatch, config(clip_ratio=0.1))
+    with pytest.raises(ConfigError, match=r"settings for: training\.balance\..*--fresh"):
+        await run_loop(folder, "team", ScriptedBackend(model), monkeypatch, config(balance="family"))
 
 
 @pytest.mark.parametrize(

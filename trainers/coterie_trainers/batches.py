@@ -16,7 +16,9 @@ sign changes. So with an aggregation that first reduces each sequence and then t
 
     (1/R) Σ_rows w_row · ℓ_row  =  (1/Σu) Σ_rollouts (mean of ℓ over the rollout's rows),   u_row = 1 / (rows of its rollout)
 
-With ``token-mean`` a row counts by its tokens besides, and a rollout only approximately once.
+With ``token-mean`` a row counts by its tokens besides: a rollout by the mean length of its rows, not by their number.
+(``backends/local/verl_loss.py`` applies weights beside the advantages, which comes to the same in these modes and is right in
+those, too, that are not homogeneous.)
 
 **Rows without advantage** add nothing to that gradient and are dropped to save their computation. The weights are set
 *before*: a rollout of four rows of which one is left contributes that row with 1/4, as it would with all four, so that dropping
@@ -30,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -49,8 +51,8 @@ PolicyOf = str | Mapping[str, str] | Callable[[str], str | None]
 class Batch:
     """Rows to train on, and what became of every turn.
 
-    ``turns = frozen + untrainable + trainable`` and ``trainable = too_long + zero_advantage + trained``; the turns trained
-    lie in ``trained − merged`` rows.
+    ``turns = frozen + untrainable + trainable`` and ``trainable = masked + too_long + zero_advantage + trained``; the turns
+    trained lie in ``trained − merged`` rows.
     """
 
     rows: Mapping[str, Sequence[TrainingRow]]
@@ -63,6 +65,8 @@ class Batch:
     """Turns of trained roles without token ids, or without one finite log-prob a token."""
     trainable: int = 0
     """Turns of trained roles with all that."""
+    masked: int = 0
+    """Trainable turns that are not to be trained on: what the caller masked."""
     too_long: int = 0
     """Trainable turns with more than ``max_tokens`` tokens: dropped."""
     zero_advantage: int = 0
@@ -84,6 +88,9 @@ def build_batch(
     merge: bool = True,
     drop_zero: bool = True,
     max_tokens: int | None = None,
+    masked: Collection[int] = (),
+    token_level: bool = False,
+    returns_N: Sequence[float | None] | None = None,
 ) -> Batch:
     """Rows for each policy. A row's ``advantages`` are as estimated: the weight is not multiplied in.
 
@@ -94,6 +101,11 @@ def build_batch(
         merge: Join turns that continue each other exactly.
         drop_zero: Leave out rows in which every advantage is 0.
         max_tokens: Leave out turns whose prompt and response are longer than this together.
+        masked: Places of turns that are not to be trained on.
+        token_level: What is given as advantages are the rewards of the turns, of which the critic makes advantages by
+            token: each turn is a row of its own, its reward at its last token.
+        returns_N: What the critic is to learn to say at the beginning of each turn, None where nobody knows. Then, as with ``token_level``, no row
+            is left out: one without advantage teaches the critic still.
 
     Raises:
         ConfigError: the number of advantages is wrong, one is not finite, or a turn was sampled by another policy than
@@ -102,7 +114,9 @@ def build_batch(
     advantage_N = _checked(advantages_N, credited)
     look_up = _look_up(policy_of)
     frozen: Counter[str] = Counter()
-    untrainable = trainable = too_long = 0
+    untrainable = trainable = too_long = left_out = 0
+    merge = merge and not token_level
+    drop_zero = drop_zero and not token_level and returns_N is None
     policies: dict[str, list[_Open]] = {}
     chains: dict[_ChainKey, list[_Open]] = defaultdict(list)
 
@@ -118,7 +132,10 @@ def build_batch(
             untrainable += 1
             continue
         trainable += 1
-        piece = _Piece.of(turn, advantage_N[place])
+        if place in masked:
+            left_out += 1
+            continue
+        piece = _Piece.of(turn, advantage_N[place], None if returns_N is None else returns_N[place])
         if max_tokens is not None and piece.tokens > max_tokens:
             too_long += 1
             continue
@@ -131,7 +148,7 @@ def build_batch(
             chain.append(row)
             rows.append(row)
 
-    closed = {policy: _weighted([row.close() for row in rows]) for policy, rows in policies.items()}
+    closed = {policy: _weighted([row.close(token_level) for row in rows]) for policy, rows in policies.items()}
     kept = {
         policy: [row for row in rows if any(row.advantages)] if drop_zero else rows for policy, rows in closed.items()
     }
@@ -142,10 +159,37 @@ def build_batch(
         frozen=dict(frozen),
         untrainable=untrainable,
         trainable=trainable,
+        masked=left_out,
         too_long=too_long,
         zero_advantage=dropped,
         merged=_turns(kept) - sum(map(len, kept.values())),
     )
+
+
+def value_rows(credited: Sequence[CreditedTurn], policy_of: PolicyOf) -> dict[str, list[tuple[int, TrainingRow]]]:
+    """Policy → the place of each trainable turn and a row of its prompt and first token: at which the critic says what
+    the state at the turn's beginning is worth.
+    """
+    look_up = _look_up(policy_of)
+    rows: dict[str, list[tuple[int, TrainingRow]]] = {}
+    for place, item in enumerate(credited):
+        policy, turn = look_up(item.turn.role), item.turn
+        if policy is None or not turn.trainable:
+            continue
+        first = TrainingRow(
+            policy=policy,
+            rollout_id=item.sample.rollout_id,
+            role=turn.role,
+            call_ids=(turn.call_id,),
+            prompt_ids=tuple(turn.prompt_ids or ()),
+            response_ids=tuple(turn.response_ids or ())[:1],
+            response_mask=(1,),
+            rollout_logprobs=tuple(turn.logprobs or ())[:1],
+            advantages=(0.0,),
+            policy_version=turn.policy_version,
+        )
+        rows.setdefault(policy, []).append((place, first))
+    return rows
 
 
 _ChainKey = tuple[str, str, str, str, int | None]
@@ -161,15 +205,17 @@ class _Piece:
     response_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
+    returned: float | None
 
     @classmethod
-    def of(cls, turn: Turn, advantage: float) -> _Piece:
+    def of(cls, turn: Turn, advantage: float, returned: float | None) -> _Piece:
         return cls(
             turn.call_id,
             tuple(turn.prompt_ids or ()),
             tuple(turn.response_ids or ()),
             tuple(turn.logprobs or ()),
             float(advantage),
+            returned,
         )
 
     @property
@@ -199,19 +245,22 @@ class _Open:
     def append(self, piece: _Piece) -> None:
         self.pieces.append(piece)
 
-    def close(self) -> TrainingRow:
+    def close(self, token_level: bool) -> TrainingRow:
         """The row, with weight 1."""
         first = self.pieces[0]
         response_ids: list[int] = []
         mask: list[int] = []
         logprobs: list[float] = []
         advantages: list[float] = []
+        returns: list[float | None] = []
         for piece in self.pieces:
             between = piece.prompt_ids[len(first.prompt_ids) + len(response_ids) :]
             response_ids += [*between, *piece.response_ids]
             mask += [0] * len(between) + [1] * len(piece.response_ids)
             logprobs += [0.0] * len(between) + list(piece.logprobs)
             advantages += [0.0] * len(between) + [piece.advantage] * len(piece.response_ids)
+            returns += [None] * len(between) + [piece.returned] + [None] * (len(piece.response_ids) - 1)
+        rewards = (0.0,) * (len(advantages) - 1) + (first.advantage,)
         return TrainingRow(
             policy=self.policy,
             rollout_id=self.rollout_id,
@@ -221,8 +270,10 @@ class _Open:
             response_ids=tuple(response_ids),
             response_mask=tuple(mask),
             rollout_logprobs=tuple(logprobs),
-            advantages=tuple(advantages),
+            advantages=(0.0,) * len(advantages) if token_level else tuple(advantages),
             policy_version=self.policy_version,
+            rewards=rewards if token_level else None,
+            returns=tuple(returns) if any(each is not None for each in returns) else None,
         )
 
 

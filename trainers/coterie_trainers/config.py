@@ -20,6 +20,38 @@ from pydantic import (
     model_validator,
 )
 
+LossMode = Literal[
+    "vanilla", "gspo", "cispo", "sapo", "gpg", "dro", "geo_mean", "clip_cov", "kl_cov", "dppo_tv", "dppo_kl"
+]
+"""verl 0.9.1's policy losses, by the names under which it registers them. Its ``bypass_mode`` is ``loss.correction`` here."""
+Aggregation = Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+KlKind = Literal["k1", "kl", "k1+", "abs", "k2", "mse", "k3", "low_var_kl", "k3+"]
+Rejection = Literal[
+    "token_k1",
+    "token_k2",
+    "token_k3",
+    "seq_sum_k1",
+    "seq_sum_k2",
+    "seq_sum_k3",
+    "seq_mean_k1",
+    "seq_mean_k2",
+    "seq_mean_k3",
+    "seq_max_k2",
+    "seq_max_k3",
+]
+"""verl's criteria of rejection (``verl.trainer.ppo.rollout_corr_helper``)."""
+
+_CLIPS = {"gspo": (3e-4, 4e-4), "geo_mean": (0.4, 0.4)}
+"""Mode → how far its ratio may fall and rise, where that is not 0.2: as in the papers."""
+_WITHOUT_RATIO = ("gpg", "dro")
+_WITHOUT_CLIP = (*_WITHOUT_RATIO, "sapo", "kl_cov")
+_OPTIONS = {
+    "sapo": ("tau_pos", "tau_neg"),
+    "dro": ("dro_beta",),
+    "clip_cov": ("clip_cov_ratio", "clip_cov_lb", "clip_cov_ub"),
+    "kl_cov": ("kl_cov_ratio", "ppo_kl_coef"),
+}
+
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys and wrong types are errors."""
@@ -205,10 +237,9 @@ class Training(Section):
     steps: PositiveInt = 100
     tasks_per_step: PositiveInt = 16
     rollouts_per_task: Annotated[int, Field(ge=2)] = 8
-    mini_batches: PositiveInt = 1
-    """Gradient steps a training step."""
-    clip_ratio: PositiveFloat = 0.2
-    loss_aggregation: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum"] = "seq-mean-token-mean"
+    extra_tasks: Annotated[int, Field(ge=0)] = 0
+    """DAPO's dynamic sampling: up to so many more tasks a step, drawn until as many as ``tasks_per_step`` have something to
+    teach, that is, a role with unequal rewards."""
     balance: str | None = None
     """A key of the tasks' metadata: draw its values equally often."""
     collection: Literal["sync", "async"] = "sync"
@@ -225,6 +256,173 @@ class Training(Section):
     first_mismatch: PositiveFloat = 0.1
     """The largest ``mismatch_kl`` (nats a token) of a policy's first update; more means that its server and its trainer
     do not compute the same thing."""
+
+
+class Kl(Section):
+    """A pull towards the reference: the model that the policy began with, frozen."""
+
+    coefficient: PositiveFloat = 0.001
+    kind: KlKind = "k3"
+    """How the divergence is estimated on the sampled tokens, by verl's names. ``k1`` (``kl``) is log π − log π_ref, ``k2``
+    (``mse``) half its square, ``k3`` (``low_var_kl``) exp(−k1) − 1 + k1, ``abs`` the absolute value of k1. A ``+`` takes the
+    value of the kind and the gradient of k2, which is the one that is unbiased for the divergence; without it k1's
+    gradient is 0 in expectation and so pulls nowhere."""
+
+
+class Correction(Section):
+    """What is done about rollouts that another policy sampled than the one that is trained: an older one, or the same one
+    computed by another engine. How far they are apart is measured in any case (``mismatch_*``, ``correction_*``).
+    """
+
+    proximal: Literal["rollout", "actor"] = "rollout"
+    """From where the ratio and its clip are measured: ``rollout``, the log-probs that came with the tokens (verl's bypass
+    mode: no pass is spent); or ``actor``, those that a forward pass computes before the first gradient step (verl's
+    decoupled mode, which leaves the way from the rollout to there to ``weights``)."""
+    weights: Literal["token", "sequence"] | None = None
+    """Multiply the loss by π_proximal / π_rollout of the token, or of the whole row; in modes without a ratio by π / π_rollout."""
+    upper: PositiveFloat | None = None
+    """Weights above are cut to it (truncated importance sampling); by default 2."""
+    lower: PositiveFloat | None = None
+    """If given, weights outside ``lower`` to ``upper`` become 0 (IcePop)."""
+    reject: dict[Rejection, PositiveFloat | tuple[PositiveFloat, PositiveFloat]] = Field(default_factory=dict)
+    """Take tokens, or rows (``seq_``), out of the loss whose divergence is beyond a bound: verl's criterion → bound. The ``k1``
+    criteria take two, the lowest and highest ratio; the others one, in nats."""
+
+    @property
+    def highest(self) -> float:
+        """``upper``, or its default."""
+        return 2.0 if self.upper is None else self.upper
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.weights is None and (self.lower is not None or self.upper is not None):
+            raise ValueError("upper and lower bound the weights: set weights to 'token' or 'sequence' too")
+        if self.lower is not None and self.lower >= self.highest:
+            raise ValueError(f"lower ({self.lower:g}) must be below upper ({self.highest:g})")
+        for criterion, bound in self.reject.items():
+            if criterion.endswith("k1") and not (isinstance(bound, tuple) and bound[0] < bound[1]):
+                raise ValueError(
+                    f"reject.{criterion} takes two bounds, the lowest and the highest ratio, such as [0.5, 2.0]"
+                )
+            if not criterion.endswith("k1") and isinstance(bound, tuple):
+                raise ValueError(f"reject.{criterion} takes one bound, the largest divergence in nats")
+        return self
+
+
+class Loss(Section):
+    """What a policy's gradient is taken of. ``docs/training.md`` says which settings make which published method."""
+
+    mode: LossMode = "vanilla"
+    """verl's policy loss of this name; ``vanilla`` is PPO's clipped ratio."""
+    clip_low: PositiveFloat | None = None
+    """How far the ratio may fall before its gradient stops. By default 0.2; 3e-4 with ``gspo`` and 0.4 with ``geo_mean``,
+    which clip a mean over the row's tokens."""
+    clip_high: PositiveFloat | None = None
+    """How far the ratio may rise. By default as ``clip_low``; 4e-4 with ``gspo``. DAPO: 0.28."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """With ``vanilla``, the ratio beyond which a token with a negative advantage has no gradient, by default 3; with
+    ``dppo_tv`` and ``dppo_kl`` the ratio's largest value, by default 20."""
+    options: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """What else the mode knows, by verl's names: ``tau_pos``, ``tau_neg`` (``sapo``), ``dro_beta`` (``dro``, needed),
+    ``clip_cov_ratio``, ``clip_cov_lb``, ``clip_cov_ub`` (``clip_cov``), ``kl_cov_ratio``, ``ppo_kl_coef`` (``kl_cov``)."""
+    aggregation: Aggregation = "seq-mean-token-mean"
+    """How the losses of tokens become one: mean over rows of the mean over the row's tokens; mean over all tokens (DAPO); or
+    mean over rows of their sum, which ``seq-mean-token-sum-norm`` divides by a constant (Dr. GRPO)."""
+    horizon: PositiveInt | None = None
+    """That constant, in tokens; ``sampling.max_tokens`` by default."""
+    entropy: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the entropy bonus."""
+    kl: Kl | None = None
+    epochs: PositiveInt = 1
+    """How often an update goes over its rows."""
+    mini_batches: PositiveInt = 1
+    """Gradient steps in each."""
+    correction: Correction = Correction()
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """``clip_low`` and ``clip_high``, or what the mode has for them."""
+        low, high = _CLIPS.get(self.mode, (0.2, 0.2))
+        if self.clip_low is not None:
+            low = high = self.clip_low
+        return low, self.clip_high if self.clip_high is not None else high
+
+    @model_validator(mode="after")
+    def _only_what_the_mode_knows(self) -> Self:
+        if self.mode in _WITHOUT_CLIP and (self.clip_low is not None or self.clip_high is not None):
+            raise ValueError(f"mode {self.mode!r} clips nothing: leave out clip_low and clip_high")
+        if self.dual_clip is not None and self.mode not in ("vanilla", "dppo_tv", "dppo_kl"):
+            raise ValueError(f"mode {self.mode!r} knows no dual_clip; 'vanilla', 'dppo_tv' and 'dppo_kl' do")
+        known = _OPTIONS.get(self.mode, ())
+        if unknown := sorted(set(self.options) - set(known)):
+            there = f"it has: {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"mode {self.mode!r} has no option {unknown[0]!r}; {there}")
+        if self.mode == "dro" and "dro_beta" not in self.options:
+            raise ValueError("mode 'dro' needs options: {dro_beta: ...}, the strength of its penalty")
+        if self.mode in ("sapo", "geo_mean") and self.aggregation != "seq-mean-token-mean":
+            raise ValueError(
+                f"mode {self.mode!r} is a mean over rows by itself: it goes with 'seq-mean-token-mean' only"
+            )
+        if self.horizon is not None and self.aggregation != "seq-mean-token-sum-norm":
+            raise ValueError(f"horizon goes with aggregation 'seq-mean-token-sum-norm', not with {self.aggregation!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_counts_twice(self) -> Self:
+        correction = self.correction
+        if correction.weights is not None and correction.proximal == "rollout" and self.mode not in _WITHOUT_RATIO:
+            raise ValueError(
+                f"correction.weights would count twice: the ratio of mode {self.mode!r} is measured from the rollout "
+                "already. Set correction.proximal: actor, or a mode without a ratio (gpg, dro)"
+            )
+        if self.mode == "gpg" and self.epochs * self.mini_batches > 1 and correction.weights is None:
+            raise ValueError(
+                "mode 'gpg' has no ratio, so gradient steps after the first are wrong for the tokens that were "
+                "sampled. Set epochs and mini_batches to 1, or correction.weights"
+            )
+        return self
+
+
+class Critic(Section):
+    """A model that learns what a state is worth: for the estimators ``gae`` (PPO) and ``turn_gae``. One a policy."""
+
+    model: str | None = None
+    """A Hugging Face folder; the policy's own model by default. Its last layer is made anew, to give one number a token."""
+    learning_rate: PositiveFloat = 1e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_grad: PositiveFloat = 1.0
+    value_clip: PositiveFloat = 0.5
+    """How far a value may move in an update before its gradient stops."""
+    warm_up_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates in which only the critic learns, at the beginning."""
+    epochs: PositiveInt = 1
+    mini_batches: PositiveInt = 1
+    discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """γ of ``gae``: what a reward is worth a token earlier."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """λ of ``gae``: 0 trusts the critic, 1 the rewards."""
+
+
+class Unfinished(Section):
+    """What answers that were cut off and rollouts that failed teach. Both are counted at every step in any case."""
+
+    answers: Literal["train", "mask", "penalise"] = "train"
+    """Answers that ended at their token limit (finish reason ``length``): trained on as all others; compared with others but
+    not trained on (DAPO's over-long filtering); or with ``answer_penalty`` off their reward."""
+    answer_penalty: PositiveFloat = 1.0
+    rollouts: Literal["drop", "penalise"] = "drop"
+    """Rollouts that raised, ran too long or returned no reward: left out; or trained on, with ``rollout_reward`` for each of
+    their turns. One whose runner was lost is left out in any case."""
+    rollout_reward: float = 0.0
+
+    @model_validator(mode="after")
+    def _only_what_counts(self) -> Self:
+        if self.answers != "penalise" and self.answer_penalty != 1.0:
+            raise ValueError("answer_penalty goes with answers 'penalise'")
+        if self.rollouts != "penalise" and self.rollout_reward != 0.0:
+            raise ValueError("rollout_reward goes with rollouts 'penalise'")
+        return self
 
 
 class Evaluation(Section):
@@ -466,6 +664,9 @@ class TrainConfig(Section):
     sampling: Sampling = Sampling()
     credit: Credit = Credit()
     training: Training = Training()
+    loss: Loss = Loss()
+    critic: Critic | None = None
+    unfinished: Unfinished = Unfinished()
     evaluation: Evaluation = Evaluation()
     runner: Runner = Runner()
     guard: Guard | None = Guard()

@@ -43,6 +43,7 @@ _OFFERS = Offers(
             "ema_role": "EmaRole",
             "state": "state",
             "state_history": "state_history",
+            "gae": "Gae",
             "turn_gae": "TurnGae",
         }.items()
     },
@@ -86,6 +87,12 @@ def check(by_role: str | Mapping[str, str], options: Mapping[str, Mapping[str, J
     if unused := sorted(set(options) - set(chosen)):
         raise ConfigError(f"credit.options: no role uses {unused[0]!r}. In use: {', '.join(sorted(chosen))}.")
     estimators = {name: get(name, options.get(name)) for name in chosen}
+    by_token = [name for name, estimator in estimators.items() if _by_token(estimator)]
+    if by_token and len(estimators) > 1:
+        raise ConfigError(
+            f"advantage: {by_token[0]!r} makes advantages by token, with a critic, and so must be the estimator of all "
+            f"roles; the mapping has {', '.join(sorted(estimators))}."
+        )
     return Estimate(by_role if isinstance(by_role, str) else dict(by_role), estimators)
 
 
@@ -151,6 +158,21 @@ class Estimate:
         name = self.by_role if isinstance(self.by_role, str) else self.by_role.get(role)
         return name is not None and bool(getattr(self.estimators[name], "needs_values", False))
 
+    @property
+    def token_level(self) -> bool:
+        """True when what it gives are rewards of turns, of which the trainer makes advantages by token."""
+        return any(map(_by_token, self.estimators.values()))
+
+    def returns(self, samples: Sequence[Sample]) -> list[float | None]:
+        """What a critic should have said at the beginning of each turn, in order; None where no estimator can tell."""
+        returns_N: list[float | None] = [None] * len(samples)
+        for name, places in self._places_by_estimator(samples).items():
+            foretold = getattr(self.estimators[name], "returns", None)
+            if foretold is not None:
+                for place, value in zip(places, foretold([samples[place] for place in places]), strict=True):
+                    returns_N[place] = float(value)
+        return returns_N
+
     def remembered(self) -> dict[str, JSON]:
         """Name → what that estimator carries from step to step; empty when none carries anything."""
         return {
@@ -200,6 +222,10 @@ def _call(name: str, estimator: AdvantageEstimator, samples: Sequence[Sample]) -
             f"of rollout {samples[place].rollout_id} (reward {samples[place].reward})."
         )
     return values_N
+
+
+def _by_token(estimator: AdvantageEstimator) -> bool:
+    return bool(getattr(estimator, "token_level", False))
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:

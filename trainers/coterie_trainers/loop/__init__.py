@@ -11,7 +11,10 @@
     collecting.py   draws tasks, enqueues rollouts, waits for them
     carrying_over.py  the same, asynchronously: groups that are not whole in time carry over to a later step
     window.py       which groups are in flight then, and which of them a step may train on
+    filling.py      more groups for a step, until enough of them teach
     learning.py     episodes → credit → batch → updates
+    unfinished.py   what answers that were cut off and rollouts that failed teach
+    valuing.py      what the critics say of a step's turns
     publishing.py   the endpoints of the policies, as agents find them
     watching.py     the guard: what it sees, says, and does when it stops a run
     validating.py   looks at the validation split, and the promotion of the best checkpoint

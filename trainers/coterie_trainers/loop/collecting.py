@@ -102,12 +102,15 @@ class GroupStream:
     def group(self, place: int, step: int, pinned: Mapping[str, int]) -> list[Rollout]:
         """New rollouts for a place, asked for by a step."""
         number, index = divmod(place, self.per_step)
-        task = self._draw(number + 1)[index]
+        return self.rollouts(self._draw(number + 1)[index], str(number + 1), step, pinned)
+
+    def rollouts(self, task: Task, draw: str, step: int, pinned: Mapping[str, int]) -> list[Rollout]:
+        """New rollouts of a task, a group."""
         return [
             Rollout(
                 task.id,
                 run_id=self.job.run_id,
-                group_id=f"{self.job.run_id}/{number + 1}/{task.id}",
+                group_id=f"{self.job.run_id}/{draw}/{task.id}",
                 step=step,
                 resources=pinned,
                 **tries(self.job.config.runner),

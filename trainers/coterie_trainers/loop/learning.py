@@ -18,7 +18,10 @@ from coterie_trainers import config, shaping
 from coterie_trainers.advantages import Estimate
 from coterie_trainers.batches import Batch, build_batch
 from coterie_trainers.credit import Credit, CreditedTurn, credited_turns
+from coterie_trainers.loop.collecting import Collected
 from coterie_trainers.loop.job import Job
+from coterie_trainers.loop.unfinished import failed_turns, is_cut, masked, penalised
+from coterie_trainers.loop.valuing import valued
 from coterie_trainers.policy_map import PolicyMap, Silence
 from coterie_trainers.shaping.checking import check_order
 
@@ -59,20 +62,48 @@ class Learner:
         self._compared: set[str] = set()
         """The policies whose log-probs have been compared with the server's."""
 
-    def study(self, episodes: Sequence[Episode], step: int) -> Lesson:
-        """Credit, advantages and rows of a step's episodes.
+    async def credited(self, collected: Collected) -> list[CreditedTurn]:
+        """The turns of what was collected, each with the reward that counts for it."""
+        unfinished = self.job.config.unfinished
+        failed = await failed_turns(self.job.store, collected.failed, unfinished)
+        return [*penalised(credited_turns(collected.episodes, self.credit), unfinished), *failed]
+
+    async def study(self, collected: Collected, step: int) -> Lesson:
+        """Credit, advantages and rows of what a step collected.
 
         Raises:
             ConfigError: a role that spoke has no policy, or a policy waits in vain for its roles to speak.
         """
-        turns = credited_turns(episodes, self.credit)
+        turns = await self.credited(collected)
         for warning in self.silence.heard({turn.turn.role for turn in turns}):
             self.job.progress.warn(warning)
-        advantages_N = self.estimate([turn.sample for turn in turns])
-        batch = build_batch(turns, advantages_N, self.policies.trains)
+        returns_N: list[float | None] | None = None
+        if self.estimate.needs_values:
+            turns = await valued(turns, self.policies.trains, self.job.backend)
+            returns_N = [None] * len(turns)
+        # A turn without a value has no tokens or no critic: nothing is trained on it, and it is nobody's successor.
+        seen = [
+            place
+            for place, turn in enumerate(turns)
+            if turn.sample.value is not None or not self.estimate.needs_values_of(turn.sample.role)
+        ]
+        samples = [turns[place].sample for place in seen]
+        advantages_N = np.zeros(len(turns))
+        advantages_N[seen] = self.estimate(samples)
+        if returns_N is not None:
+            for place, foretold in zip(seen, self.estimate.returns(samples), strict=True):
+                returns_N[place] = foretold
+        batch = build_batch(
+            turns,
+            advantages_N,
+            self.policies.trains,
+            masked=masked(turns, self.job.config.unfinished),
+            token_level=self.estimate.token_level,
+            returns_N=returns_N,
+        )
         learning = self.policies.learns(step)
         policies = [policy for policy, rows in batch.rows.items() if rows and policy in learning]
-        return Lesson(episodes, turns, advantages_N, batch, policies)
+        return Lesson(collected.episodes, turns, advantages_N, batch, policies)
 
     async def update(self, lesson: Lesson) -> dict[str, float]:
         """Train each policy on its rows; gives the figures of the updates, by policy if several are trained.
@@ -106,6 +137,8 @@ class Learner:
             "rows": sum(len(batch.rows[policy]) for policy in lesson.policies),
             "untrainable": batch.untrainable,
             "zero_advantage": batch.zero_advantage,
+            "cut": sum(map(is_cut, lesson.turns)),
+            "masked": batch.masked,
             "tokens": sum(sum(row.response_mask) for policy in lesson.policies for row in batch.rows[policy]),
         }
         for name, shaper in self.credit.shapers.items():

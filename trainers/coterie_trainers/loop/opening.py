@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -55,23 +55,33 @@ def make_backend(config: TrainConfig, workspace: Workspace, folder: Path) -> Bac
     found = {entry.name: entry for entry in entry_points(group="coterie.backends")}
     if config.backend.kind not in found:
         raise ConfigError(f"backend.kind: no backend {config.backend.kind!r}; there are: {', '.join(sorted(found))}.")
-    policies = {}
-    for name, policy in with_schedule_lengths(config).items():
-        places = [] if policy.hosted else [base / policy.model for base in (folder, workspace.folder)]
-        path = next((place for place in places if place.exists()), None)
-        policies[name] = policy if path is None else policy.model_copy(update={"model": str(path.resolve())})
+    folders = (folder, workspace.folder)
+    policies = {
+        name: policy if policy.hosted else policy.model_copy(update={"model": _placed(policy.model, folders)})
+        for name, policy in with_schedule_lengths(config).items()
+    }
+    critic = config.critic
+    if critic is not None and critic.model is not None:
+        critic = critic.model_copy(update={"model": _placed(critic.model, folders)})
     make = found[config.backend.kind].load()
     return cast(
         Backend,
         make(
             policies,
             config.backend,
-            config.training,
+            config.loss,
             config.sampling,
+            critic=critic,
             folder=workspace.folder,
             seed=config.seed,
         ),
     )
+
+
+def _placed(model: str, folders: Sequence[Path]) -> str:
+    """A model's folder, absolute if it lies in one of these."""
+    path = next((base / model for base in folders if (base / model).exists()), None)
+    return model if path is None else str(path.resolve())
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> Iterator[str]:

@@ -29,6 +29,7 @@ from coterie_trainers.loop.opening import make_backend, open_run
 from coterie_trainers.loop.publishing import Endpoints
 from coterie_trainers.loop.steps import Steps
 from coterie_trainers.loop.validating import Validation
+from coterie_trainers.loop.valuing import check_critic
 from coterie_trainers.loop.watching import Watch
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
@@ -69,6 +70,7 @@ async def train(
     guard = config.guard
     verifier = load_verifier(guard.verifier, folder=folder) if guard is not None and guard.verifier else None
     credit = credit_as_set(config.credit)
+    check_critic(config.critic, estimate)
     with Workspace(work) as workspace:
         if fresh:
             workspace.clear()

@@ -14,6 +14,7 @@ from coterie_trainers.evaluation import team_success
 from coterie_trainers.health.role_figures import role_figures
 from coterie_trainers.health.staleness import staleness
 from coterie_trainers.loop.collecting import Collector
+from coterie_trainers.loop.filling import Filling
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.learning import Learner
 from coterie_trainers.loop.publishing import Endpoints
@@ -36,6 +37,7 @@ class Steps:
         self.job = job
         self.collector = collector
         self.learner = learner
+        self.filling = Filling(job, learner)
         self.endpoints = endpoints
         self.validation = validation
         self.watch = watch
@@ -91,13 +93,14 @@ class Steps:
 
     async def _step(self, step: int) -> dict[str, float]:
         clock = _Clock()
-        collected = await self.collector.collect(step, self.endpoints.pinned)
+        pinned = self.endpoints.pinned
+        collected = await self.filling.fill(await self.collector.collect(step, pinned), step, pinned)
         clock.lap("rollout_seconds")
         if failed := collected.failed:
             self.job.progress.warn(
                 f"step {step}: {len(failed)} of {len(collected.ended)} rollouts failed; the first: {failed[0].reason}"
             )
-        lesson = self.learner.study(collected.episodes, step)
+        lesson = await self.learner.study(collected, step)
         clock.lap("credit_seconds")
         figures: dict[str, float] = {"rollouts": len(collected.ended), "failed": len(failed)}
         figures |= {"groups": len({rollout.group_id for rollout in collected.ended})}

@@ -36,31 +36,34 @@ class LocalBackend:
         self,
         policies: Mapping[str, config.Policy],
         settings: config.ModelServers,
-        training: config.Training,
+        loss: config.Loss,
         sampling: config.Sampling,
         *,
         folder: Path,
         seed: int,
+        critic: config.Critic | None = None,
     ) -> None:
         """Nothing is started before ``serve``.
 
         Args:
             policies: Policy name → model, roles and optimiser settings.
             settings: The section ``backend`` of the configuration.
-            training: Its section ``training``: loss, clipping, gradient steps an update.
+            loss: Its section ``loss``.
             sampling: Its section ``sampling``, which the endpoints carry.
             folder: The work folder, absolute. Logs go to ``folder/logs``.
             seed: Of sampling and of the order of rows.
+            critic: Its section ``critic``: each policy gets one.
         """
         other = [name for name, policy in policies.items() if policy.adapter or not policy.trained]
         if other:
             raise ConfigError(f"policies.{other[0]}: this backend trains whole policies only.")
         self._policies = dict(policies)
         self._settings = settings
-        self._training = training
+        self._loss = loss
         self._sampling = sampling
         self._folder = folder
         self._seed = seed
+        self._critic = critic
         self._device = installed_device()
         self._runtime: Path | None = None
         self._servers: dict[str, ModelServer] = {}
@@ -103,7 +106,7 @@ class LocalBackend:
         return {name: self._endpoint(name) for name in self._policies}
 
     async def update(self, policy: str, rows: Sequence[TrainingRow], *, temperature: float = 1.0) -> PolicyUpdate:
-        """One pass of ``training.mini_batches`` gradient steps on these rows; the server keeps its weights.
+        """``loss.epochs`` passes of ``loss.mini_batches`` gradient steps on these rows; the server keeps its weights.
 
         Args:
             policy: Which one.
@@ -118,6 +121,19 @@ class LocalBackend:
         answer = await self._run(lambda: trainer.call("update", columns=columns, temperature=temperature))
         self._changed.add(policy)
         return PolicyUpdate(policy, len(rows), sum(map(sum, columns["response_mask"])), answer["metrics"])
+
+    async def values(self, policy: str, rows: Sequence[TrainingRow]) -> Sequence[Sequence[float]]:
+        """What the policy's critic makes of the state before each response token of each row.
+
+        Raises:
+            BackendError: there is no critic, a row is malformed, or the trainer failed or ended.
+        """
+        trainer = self._trainer(policy)
+        if self._critic is None:
+            raise BackendError(f"values of policy {policy!r}: there is no critic. Add the section 'critic'.")
+        columns = _columns(policy, rows)
+        found: Sequence[Sequence[float]] = (await self._run(lambda: trainer.call("values", columns=columns)))["values"]
+        return found
 
     async def publish(self, policy: str) -> int:
         """Bring the trainer's weights to the server; gives the new policy version. Completions wait meanwhile.
@@ -173,7 +189,7 @@ class LocalBackend:
 
     def _start(self, index: int, name: str, model: Path) -> None:
         assert self._runtime is not None
-        policy, training = self._policies[name], self._training
+        policy = self._policies[name]
         runtime = self._runtime
         weight_socket = f"ipc://{runtime}/trainer-{index}/weights"
         logs = self._folder / "logs"
@@ -197,9 +213,9 @@ class LocalBackend:
             betas=policy.betas,
             weight_decay=policy.weight_decay,
             clip_grad=policy.clip_grad,
-            clip_ratio=training.clip_ratio,
-            loss_aggregation=training.loss_aggregation,
-            mini_batches=training.mini_batches,
+            loss=self._loss.model_dump(mode="json"),
+            horizon=self._loss.horizon or self._sampling.max_tokens,
+            critic=self._critic.model_dump(mode="json") if self._critic else None,
             max_tokens_per_pass=self._settings.max_tokens_per_pass,
             seed=self._seed,
             on_cpu=self._device is Device.CPU,
@@ -290,6 +306,7 @@ def _columns(policy: str, rows: Sequence[TrainingRow]) -> dict[str, list[Any]]:
         if row.policy != policy:
             raise BackendError(f"{where} belongs to policy {row.policy!r}.")
         lengths = {len(row.response_ids), len(row.response_mask), len(row.rollout_logprobs), len(row.advantages)}
+        lengths |= {len(column) for column in (row.rewards, row.returns) if column is not None}
         if not row.prompt_ids or len(lengths) != 1 or 0 in lengths:
             raise BackendError(
                 f"{where} needs a prompt, a response, and mask, log-probs and advantages as long as the response; it "
@@ -297,12 +314,15 @@ def _columns(policy: str, rows: Sequence[TrainingRow]) -> dict[str, list[Any]]:
                 f"mask values, {len(row.rollout_logprobs)} log-probs and {len(row.advantages)} advantages."
             )
     return {
+        "role": [row.role for row in rows],
         "prompt_ids": [row.prompt_ids for row in rows],
         "response_ids": [row.response_ids for row in rows],
         "response_mask": [row.response_mask for row in rows],
         "rollout_logprobs": [row.rollout_logprobs for row in rows],
         "advantages": [row.advantages for row in rows],
-        "weights": [row.weight for row in rows],
+        "weight": [row.weight for row in rows],
+        "rewards": [row.rewards for row in rows],
+        "returns": [row.returns for row in rows],
     }
 
 

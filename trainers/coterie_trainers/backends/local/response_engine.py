@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
+from verl.utils import tensordict_utils
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import FSDPEngineWithLMHead
 
@@ -29,7 +30,10 @@ class ResponseEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
         micro_batch: TensorDict,
         logits_processor_func: Any,  # noqa: ARG002 - verl's signature
     ) -> dict[str, torch.Tensor]:
-        """Jagged ``log_probs`` (with gradient) and ``entropy`` (without), each as long as prompt and response."""
+        """Jagged ``log_probs`` and ``entropy``, each as long as prompt and response.
+
+        The entropy has a gradient only where the pass asks for it (``entropy_gradient``): it costs as much memory as the logits.
+        """
         logits_RLV = output.logits
         offsets, prompt_lengths = micro_batch["input_ids"].offsets(), micro_batch["prompts"].offsets().diff()
         lengths = offsets.diff()
@@ -42,7 +46,7 @@ class ResponseEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
             logits_NV = logits_NV / output_args["temperature"].repeat_interleave(response_lengths)[:, None]
         all_log_probs_NV = logits_NV.log_softmax(-1)
         log_probs_N = all_log_probs_NV.gather(-1, micro_batch["responses"].values()[:, None]).squeeze(-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(_asked(micro_batch, "entropy_gradient"))):
             entropy_N = -(all_log_probs_NV.exp() * all_log_probs_NV).sum(-1)
 
         predicts_T = predicts_RL[place_L < lengths[:, None]]
@@ -52,3 +56,7 @@ class ResponseEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
             return torch.nested.nested_tensor_from_jagged(values_T, offsets)
 
         return {"log_probs": jagged(log_probs_N), "entropy": jagged(entropy_N)}
+
+
+def _asked(micro_batch: TensorDict, name: str) -> Any:
+    return tensordict_utils.get_non_tensor_data(data=micro_batch, key=name, default=False)

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ class TrainerPlan:
     betas: tuple[float, float]
     weight_decay: float
     clip_grad: float
-    clip_ratio: float
-    loss_aggregation: str
-    mini_batches: int
+    loss: Mapping[str, Any]
+    """The section ``loss`` of the configuration."""
+    horizon: int
+    """What the sums over tokens are divided by in ``seq-mean-token-sum-norm``."""
+    critic: Mapping[str, Any] | None
+    """The section ``critic``, its model a folder; None without a critic."""
     max_tokens_per_pass: int
     seed: int
     on_cpu: bool

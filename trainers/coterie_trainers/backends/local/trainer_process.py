@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from coterie_trainers.backends.local import channel
 from coterie_trainers.backends.local.trainer import TrainerPlan
 
-OPERATIONS = frozenset({"update", "send_weights", "save", "load"})
+OPERATIONS = frozenset({"update", "values", "send_weights", "save", "load"})
 """Methods of ``PolicyTrainer`` that the driver may call."""
 
 
