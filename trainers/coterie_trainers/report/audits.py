@@ -15,15 +15,14 @@ TITLES = {
     Method.REPLAY: "Which turn decides",
 }
 HEADS = {
-    Method.MASK: ("role", "outcome less that without it", "rollouts", "replays"),
-    Method.REPLAY: (
-        "turn",
-        "share of the outcome's variance",
-        "credit when lost",
-        "credit when won",
-        "rollouts",
-        "replays",
-    ),
+    Method.MASK: ("role", "worth", "n"),
+    Method.REPLAY: ("turn", "variance", "when lost", "when won", "n"),
+}
+"""Short, so that a table fits a terminal; ``LEGENDS`` say what they mean."""
+LEGENDS = {
+    Method.MASK: "worth: the outcome less that without the role. n: rollouts.",
+    Method.REPLAY: "variance: the part of the outcome's variance that hangs on the turn's message. When lost, when won: what "
+    "the message brought in rollouts that were lost or won. n: rollouts.",
 }
 
 
@@ -44,21 +43,19 @@ class ShownAudit:
         return f"{TITLES[self.method]} ({self.method} audit: {self.rollouts:,} rollouts, {self.replays:,} replays)"
 
     @property
+    def legend(self) -> str:
+        """What the columns mean."""
+        return f"{LEGENDS[self.method]} Intervals are 95 % over tasks."
+
+    @property
     def rows(self) -> list[tuple[str, ...]]:
-        """A row a place, under ``HEADS``; intervals are 95 % over tasks."""
-        if self.method is Method.MASK:
-            return [
-                (found.place, signed(found.weight), f"{found.rollouts:,}", f"{found.replays:,}")
-                for found in self.findings
-            ]
+        """A row a place, under ``HEADS``."""
         return [
             (
                 found.place,
                 signed(found.weight),
-                signed(found.lost),
-                signed(found.won),
+                *(() if self.method is Method.MASK else (signed(found.lost), signed(found.won))),
                 f"{found.rollouts:,}",
-                f"{found.replays:,}",
             )
             for found in self.findings
         ]
@@ -100,5 +97,5 @@ def audit_as_json(audit: ShownAudit) -> Mapping[str, JSON]:
 
 
 def signed(interval: Interval | None) -> str:
-    """``+0.52 [+0.40, +0.64]``."""
-    return "–" if interval is None else f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+    """``+0.52 [0.40, 0.64]``."""
+    return "–" if interval is None else f"{interval.value:+.2f} [{interval.low:.2f}, {interval.high:.2f}]"

@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 
 from coterie.vocabulary import RunState
-from coterie_trainers.report.audits import HEADS, TITLES
+from coterie_trainers.report.audits import HEADS, TITLES, ShownAudit
 from coterie_trainers.report.drawing import draw_curve
 from coterie_trainers.report.figures import Figures
 from coterie_trainers.report.pairs import EpisodePair, ShownEpisode
@@ -64,7 +64,7 @@ def _sections(figures: Figures, places: Places) -> Iterator[str]:
     if figures.roles:
         yield _section("By role", _roles(figures))
     for audit in figures.audits:
-        yield _section(TITLES[audit.method], _table(audit.title, HEADS[audit.method], audit.rows))
+        yield _section(TITLES[audit.method], _audit(audit))
     if figures.pairs:
         yield _section("Episodes before and after", "".join(map(_pair, figures.pairs)))
     yield _section("Health", _health(figures))
@@ -123,6 +123,12 @@ def _roles(figures: Figures) -> str:
     ]
     heads = ("Role", "Reward before", "Reward after", "Calls a rollout before", "After", "Calls of the run")
     return _table("The roles in sampled test rollouts: mean of the role's own reward, and calls", heads, rows)
+
+
+def _audit(audit: ShownAudit) -> str:
+    table = _table(f"{audit.title}. {audit.legend}", HEADS[audit.method], audit.rows)
+    problems = [f"{count} {problem}" for problem, count in audit.problems.items()]
+    return table + (_list(problems) if problems else "")
 
 
 def _pair(pair: EpisodePair) -> str:

@@ -76,6 +76,7 @@ def audit_parts(audit: ShownAudit) -> Iterator[RenderableType]:
     for place, *cells in audit.rows:
         table.add_row(Text(visible(place)), *cells)
     yield table
+    yield Text(audit.legend, style="dim")
     for problem, count in audit.problems.items():
         yield Text(visible(f"! {count} {problem}"), style="bold yellow")
 
