@@ -310,6 +310,16 @@ def test_runs_within_one_rollout_are_siblings() -> None:
     assert nested(runs_of_a_worker([1])).tolist() == [0]
 
 
+def test_a_managers_visits_of_a_graphs_node_are_one_part_of_its_rollout() -> None:
+    """A worker's two runs that differ are two units; a manager's two, of which one took three turns, are one."""
+    first, second = runs_of_a_worker([1, 0])
+    visits = [first, *[replace(second, turn=turn) for turn in range(1, 4)], *runs_of_a_worker([0.5], [0.5])[1:]]
+    np.testing.assert_allclose(nested(visits)[-1], 0, atol=1e-12)
+    at_the_top = [replace(item, agent_path="coder") for item in visits]
+    np.testing.assert_allclose(nested(at_the_top), role(at_the_top))
+    assert nested(at_the_top)[-1] > 0
+
+
 def test_nested_is_what_aligning_by_random_copies_gives_on_average() -> None:
     """The paper's alignment: each rollout's runs are drawn to the same number; mean and variance over all that is drawn."""
     rollouts = [[1.0, 0.0, 0.0], [1.0], [0.0, 1.0]]
