@@ -539,24 +539,18 @@ class Limits(Section):
 
     @model_validator(mode="after")
     def _warn_before_stop(self) -> Self:
-        if self.warn is not None and self.stop is not None and not self._gentler(self.warn, self.stop):
-            raise ValueError(f"warn ({self.warn:g}) must come before stop ({self.stop:g})")
+        if self.warn is not None and self.stop is not None and self.warn > self.stop:
+            raise ValueError(f"warn ({self.warn:g}) must not be above stop ({self.stop:g})")
         return self
-
-    def _gentler(self, warn: float, stop: float) -> bool:
-        return warn <= stop
 
 
 class CollapseLimits(Limits):
-    """A share of what a figure began with, below which it has collapsed."""
+    """Shares of what a figure began with: below ``warn`` it is said, below ``stop`` the run ends if reward falls with it."""
 
     warn: NonNegativeFloat | None = 0.3
-    stop: NonNegativeFloat | None = 0.1
+    stop: NonNegativeFloat | None = 0.5
     solved: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Mean success of the team from which on a policy may be as certain as it likes."""
-
-    def _gentler(self, warn: float, stop: float) -> bool:
-        return warn >= stop
 
 
 class GradientLimits(Limits):

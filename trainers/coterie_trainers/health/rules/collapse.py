@@ -1,4 +1,9 @@
-"""A figure that falls towards nothing, which is well only where the team succeeds."""
+"""A figure that falls towards nothing.
+
+That alone is no harm: a policy that is right may be certain, and one that has learnt all it can is certain too. So nothing is
+said where the team succeeds. Elsewhere a deep fall is a warning; what stops the run is a fall, even if it is half as deep, with
+which reward comes down.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,8 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from coterie_trainers.config import CollapseLimits
-from coterie_trainers.health.history import History
-from coterie_trainers.health.rules.row import BEGINNING, crossed, relative, rises
+from coterie_trainers.health.history import History, Point
+from coterie_trainers.health.rules.row import BEGINNING, falls, relative, row_below
 from coterie_trainers.health.verdict import Finding, Level
 
 LEAST = 1e-3
@@ -24,17 +29,22 @@ def collapsed(history: History, limits: CollapseLimits, *, rule: str, figure: st
         return
     for subject, points in history.by_subject(figure).items():
         began = max(point.value for point in points[:BEGINNING])
-        found = crossed(relative(points, began), limits, below=True) if began > LEAST else None
-        if found is None:
+        if not began > LEAST:
             continue
-        level, since = found
-        rising = rises(history.reward(subject))
-        value = points[-1].value
-        yield Finding(
-            rule,
-            Level.WARN if rising else level,
-            subject,
-            f"{figure} fell to {value:.3g}{unit}, {value / began:.0%} of the {began:.3g} it began with"
-            + ("" if rising else ", and reward no longer rises"),
-            since,
-        )
+        shares = relative(points, began)
+        deep = _since(shares, limits.warn, limits.steps)
+        harmful = _since(shares, limits.stop, limits.steps) if falls(history.reward(subject)) else None
+        since = deep if harmful is None else harmful
+        if since is not None:
+            yield Finding(
+                rule,
+                Level.WARN if harmful is None else Level.STOP,
+                subject,
+                f"{figure} fell to {points[-1].value:.3g}{unit}, {shares[-1].value:.0%} of the {began:.3g} it began with"
+                + ("" if harmful is None else ", and reward falls with it"),
+                since,
+            )
+
+
+def _since(shares: list[Point], limit: float | None, steps: int) -> int | None:
+    return None if limit is None else row_below(shares, limit, steps)

@@ -1,7 +1,7 @@
 """Diversity collapse: a role gives the same answer whenever it is asked the same (``health/diversity.py``).
 
-It shows what entropy a token may hide: a policy that is unsure of every word and says the same thing in the end. As with
-entropy, nothing is said where the team succeeds, and a rising reward makes it a warning at most.
+It shows what entropy a token may hide: a policy that is unsure of every word and says the same thing in the end.
+``collapse.py`` says when that is a warning and when it stops the run.
 """
 
 from __future__ import annotations

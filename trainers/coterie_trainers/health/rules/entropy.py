@@ -2,8 +2,7 @@
 
 Policy entropy is what reinforcement learning pays with for reward; once it is spent, nothing new is tried and success stays
 where it is (Cui et al., "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models", arXiv
-2505.22617). A policy that is right may be certain, so nothing is said where the team succeeds; and while reward still
-rises it is a warning at most.
+2505.22617). ``collapse.py`` says when that is a warning and when it stops the run.
 """
 
 from __future__ import annotations

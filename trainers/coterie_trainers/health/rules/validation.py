@@ -12,7 +12,7 @@ from coterie_trainers.health.history import THE_RUN, History, number
 from coterie_trainers.health.rules.fall import fallen
 from coterie_trainers.health.verdict import Finding, Level
 
-NOISE = 2.0
+NOISE = 4.0
 """Standard errors that a fall must be beyond."""
 
 
