@@ -665,6 +665,8 @@ class TrainConfig(Section):
     runner: Runner = Runner()
     guard: Guard | None = Guard()
     """Watches the health of the roles; null leaves the run alone."""
+    metrics: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
+    """Where figures go besides the store and the console; each needs the extra of its name."""
     backend: Backend = LocalBackend()
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from coterie_trainers.config import TrainConfig
 from coterie_trainers.policy_map import with_schedule_lengths
 from coterie_trainers.workspace import Workspace
 
-MAY_CHANGE = ("guard",)
+MAY_CHANGE = ("guard", "metrics")
 """Settings that a run may go on with others of: nothing that is learnt depends on them."""
 
 

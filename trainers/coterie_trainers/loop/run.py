@@ -34,6 +34,8 @@ from coterie_trainers.loop.watching import Watch
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
 from coterie_trainers.runners import runner_here, runners_elsewhere, tries
+from coterie_trainers.sinks.sink import RunFacts
+from coterie_trainers.sinks.sinks import check_sinks, open_sinks
 from coterie_trainers.team import load_team
 from coterie_trainers.workspace import Workspace
 
@@ -71,6 +73,7 @@ async def train(
     verifier = load_verifier(guard.verifier, folder=folder) if guard is not None and guard.verifier else None
     credit = credit_as_set(config.credit)
     check_critic(config.critic, estimate)
+    check_sinks(config.metrics)
     with Workspace(work) as workspace:
         if fresh:
             workspace.clear()
@@ -86,8 +89,11 @@ async def train(
                 progress.note(f"Run {run.id} is finished already; --fresh starts a new one.")
                 return run
             await store.add_tasks([task for tasks in splits.values() for task in tasks])
+            next_step = max(workspace.saved_steps(), default=0) + 1
+            facts = RunFacts(run.id, config.name, run.config, workspace.folder, next_step)
+            sinks = await open_sinks(config.metrics, facts, progress)
             backend = make_backend(config, workspace, folder)
-            job = Job(config, run.id, store, backend, workspace, progress, splits, verifier)
+            job = Job(config, run.id, store, backend, workspace, progress, splits, verifier, sinks)
             try:
                 async with (
                     runner_here(store, function, run, config.runner)
@@ -112,6 +118,7 @@ async def train(
                 raise
             finally:
                 await asyncio.shield(backend.close())
+                await asyncio.shield(sinks.close())
 
 
 async def _train(job: Job, estimate: advantages.Estimate, credit: Credit, resumed: bool) -> None:

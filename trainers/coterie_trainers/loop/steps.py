@@ -77,6 +77,7 @@ class Steps:
             now = time.monotonic()
             figures |= {"save_seconds": now - saving, "seconds": now - started}
             await job.store.add_metrics([Metrics(job.run_id, step, figures)])
+            job.sinks.write("train", step, figures)
             seconds += figures["seconds"]
             empty = 0 if figures["rows"] else empty + 1
             if empty >= training.stop_after_empty_steps:

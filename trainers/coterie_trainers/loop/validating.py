@@ -39,6 +39,7 @@ class Validation:
         rollouts = len(tasks) * evaluation.val_samples
         figures = {"success": success, "rollouts": rollouts, "seconds": time.monotonic() - started}
         await job.store.add_metrics([Metrics(job.run_id, step, figures, stage="val")])
+        job.sinks.write("val", step, figures)
         return figures
 
     async def looks(self) -> dict[int, float]:

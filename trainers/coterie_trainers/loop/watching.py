@@ -83,6 +83,7 @@ class Watch:
         if look is not None:
             self.history.add(Metrics(self.job.run_id, step, look, stage="val"))
         verdict = judge(self.history, self.guard)
+        self.job.sinks.write(STAGE, step, {"level": verdict.level})
         await self._say(verdict)
         if verdict.level is Level.STOP:
             await self._go_back(verdict)
