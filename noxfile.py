@@ -190,6 +190,13 @@ def train(session: nox.Session) -> None:
     session.run(*TIMEOUT, *limit(1200), "pytest", "-m", "train", *paths, *session.posargs, external=True)
 
 
+@nox.session(python="3.12", default=False)
+def sinks(session: nox.Session) -> None:
+    """Every sink of figures against its real library, offline. MLflow and trackio are too large for the verdict's lanes."""
+    session.install("-e", ".[train,tensorboard,wandb,mlflow,trackio]", *group("test"))
+    session.run("pytest", "tests/loop/test_sinks.py", *session.posargs)
+
+
 @nox.session(python=TRAIN_PYTHON)
 def bench(session: nox.Session) -> None:
     """A benchmark by name: ``nox -s bench -- store --json FILE``. Never part of a verdict."""
