@@ -39,9 +39,9 @@ Lengths = Callable[[random.Random], float]
 LENGTHS: Mapping[str, Lengths] = {
     "equal": lambda _: 1.0,
     "log-normal": lambda draw: draw.lognormvariate(-0.5, 1.0),
-    "pareto": lambda draw: min(draw.paretovariate(1.5) / 3.0, 30.0),
+    "pareto": lambda draw: min(draw.paretovariate(1.5) / 3.0, 10.0),
 }
-"""Name → lengths of mean 1 (a little less for Pareto, exponent 1.5, which is cut at 30)."""
+"""Name → lengths of mean 1. Pareto's, with exponent 1.5, is cut at 10, as a deadline would, and so a little less: 0.88."""
 
 APP = "from __main__ import team"
 
@@ -181,11 +181,11 @@ async def measure(lengths: str, collection: Mapping[str, Any], given: argparse.N
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=24, help=f"of {TASKS} groups of {GROUP} rollouts")
+    parser.add_argument("--steps", type=int, default=32, help=f"of {TASKS} groups of {GROUP} rollouts")
     parser.add_argument("--slots", type=int, default=32, help="rollouts that are played at once")
-    parser.add_argument("--mean", type=float, default=0.6, help="mean length of a rollout, in seconds")
-    parser.add_argument("--update", type=float, default=0.3, help="seconds of an update")
-    parser.add_argument("--staleness", default="1,2,4", help="bounds on staleness to measure")
+    parser.add_argument("--mean", type=float, default=0.5, help="mean length of a rollout, in seconds")
+    parser.add_argument("--update", type=float, default=0.25, help="seconds of an update")
+    parser.add_argument("--staleness", default="1,2,4,8", help="bounds on staleness to measure")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     given = parser.parse_args()
     ways: dict[str, dict[str, Any]] = {"sync": {"collection": "sync"}}

@@ -33,7 +33,9 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +43,10 @@ from numpy.typing import NDArray
 from coterie.episodes import Turn
 from coterie.errors import ConfigError
 from coterie.interfaces import TrainingRow
+from coterie.store.garbage import no_search_for_garbage
 from coterie_trainers.credit import CreditedTurn
 
+_Item = TypeVar("_Item")
 PolicyOf = str | Mapping[str, str] | Callable[[str], str | None]
 """Role → policy: one policy for all roles, a mapping, or a function. A role without a policy is frozen."""
 
@@ -80,6 +84,7 @@ class Batch:
         return sum(len(row.call_ids) for rows in self.rows.values() for row in rows)
 
 
+@no_search_for_garbage()
 def build_batch(
     credited: Sequence[CreditedTurn],
     advantages_N: Sequence[float] | NDArray[np.float64],
@@ -128,7 +133,7 @@ def build_batch(
             continue
         rows = policies.setdefault(policy, [])
         _check_sampled_by(policy, turn)
-        if not turn.trainable or not all(map(math.isfinite, turn.logprobs or ())):
+        if not turn.trainable or not _all_finite(turn.logprobs or ()):
             untrainable += 1
             continue
         trainable += 1
@@ -139,29 +144,25 @@ def build_batch(
         if max_tokens is not None and piece.tokens > max_tokens:
             too_long += 1
             continue
-        chain = chains[sample.rollout_id, policy, turn.role, turn.agent_path, turn.policy_version]
-        continued = next((row for row in reversed(chain) if row.goes_on_with(piece)), None) if merge else None
+        branches = chains[sample.rollout_id, policy, turn.role, turn.agent_path, turn.policy_version]
+        continued = next((row for row in reversed(branches) if row.goes_on_with(piece)), None) if merge else None
         if continued is not None:
             continued.append(piece)
         else:
             row = _Open(policy, sample.rollout_id, turn, piece)
-            chain.append(row)
+            branches.append(row)
             rows.append(row)
 
-    closed = {policy: _weighted([row.close(token_level) for row in rows]) for policy, rows in policies.items()}
-    kept = {
-        policy: [row for row in rows if any(row.advantages)] if drop_zero else rows for policy, rows in closed.items()
-    }
-    dropped = _turns(closed) - _turns(kept)
+    kept = {policy: [row for row in rows if row.teaches] if drop_zero else rows for policy, rows in policies.items()}
     return Batch(
-        rows={policy: _scaled_to_mean_one(rows) for policy, rows in kept.items()},
+        rows={policy: _closed(rows, _weights(policies[policy]), token_level) for policy, rows in kept.items()},
         turns=len(credited),
         frozen=dict(frozen),
         untrainable=untrainable,
         trainable=trainable,
         masked=left_out,
         too_long=too_long,
-        zero_advantage=dropped,
+        zero_advantage=_turns(policies) - _turns(kept),
         merged=_turns(kept) - sum(map(len, kept.values())),
     )
 
@@ -233,11 +234,18 @@ class _Open:
         self.policy_version = turn.policy_version
         self.pieces = [piece]
 
+    @property
+    def teaches(self) -> bool:
+        """True when a turn of it has an advantage."""
+        return any(piece.advantage for piece in self.pieces)
+
     def goes_on_with(self, piece: _Piece) -> bool:
         """True when the piece's prompt begins with all tokens of this row."""
         last = self.pieces[-1]
         return (
             len(piece.prompt_ids) >= last.tokens
+            # The cheapest sign of another branch, before slices are made.
+            and piece.prompt_ids[last.tokens - 1] == last.response_ids[-1]
             and piece.prompt_ids[len(last.prompt_ids) : last.tokens] == last.response_ids
             and piece.prompt_ids[: len(last.prompt_ids)] == last.prompt_ids
         )
@@ -245,50 +253,72 @@ class _Open:
     def append(self, piece: _Piece) -> None:
         self.pieces.append(piece)
 
-    def close(self, token_level: bool) -> TrainingRow:
-        """The row, with weight 1."""
+    def close(self, weight: float, token_level: bool) -> TrainingRow:
+        """The row, whose tokens are the turn's own where it is only one."""
         first = self.pieces[0]
-        response_ids: list[int] = []
-        mask: list[int] = []
-        logprobs: list[float] = []
-        advantages: list[float] = []
-        returns: list[float | None] = []
-        for piece in self.pieces:
-            between = piece.prompt_ids[len(first.prompt_ids) + len(response_ids) :]
-            response_ids += [*between, *piece.response_ids]
-            mask += [0] * len(between) + [1] * len(piece.response_ids)
-            logprobs += [0.0] * len(between) + list(piece.logprobs)
-            advantages += [0.0] * len(between) + [piece.advantage] * len(piece.response_ids)
-            returns += [None] * len(between) + [piece.returned] + [None] * (len(piece.response_ids) - 1)
-        rewards = (0.0,) * (len(advantages) - 1) + (first.advantage,)
+        foreign: list[tuple[int, ...]] = [()]
+        end = len(first.prompt_ids) + len(first.response_ids)
+        for piece in self.pieces[1:]:
+            foreign.append(piece.prompt_ids[end:])
+            end = piece.tokens
+        lengths = [(len(ids), len(piece.response_ids)) for ids, piece in zip(foreign, self.pieces, strict=True)]
+        advantages = [
+            (0.0,) * before + (0.0 if token_level else piece.advantage,) * sampled
+            for piece, (before, sampled) in zip(self.pieces, lengths, strict=True)
+        ]
+        total = sum(map(sum, lengths))
         return TrainingRow(
             policy=self.policy,
             rollout_id=self.rollout_id,
             role=self.role,
             call_ids=tuple(piece.call_id for piece in self.pieces),
             prompt_ids=first.prompt_ids,
-            response_ids=tuple(response_ids),
-            response_mask=tuple(mask),
-            rollout_logprobs=tuple(logprobs),
-            advantages=(0.0,) * len(advantages) if token_level else tuple(advantages),
+            response_ids=_joined([ids + piece.response_ids for ids, piece in zip(foreign, self.pieces, strict=True)]),
+            response_mask=_joined([(0,) * before + (1,) * sampled for before, sampled in lengths]),
+            rollout_logprobs=_joined(
+                [(0.0,) * before + piece.logprobs for piece, (before, _) in zip(self.pieces, lengths, strict=True)]
+            ),
+            advantages=_joined(advantages),
+            weight=weight,
             policy_version=self.policy_version,
-            rewards=rewards if token_level else None,
-            returns=tuple(returns) if any(each is not None for each in returns) else None,
+            rewards=(0.0,) * (total - 1) + (first.advantage,) if token_level else None,
+            returns=self._returns(lengths),
+        )
+
+    def _returns(self, lengths: Sequence[tuple[int, int]]) -> tuple[float | None, ...] | None:
+        """What the critic is to say at the first token of each turn; None if it is to say nothing."""
+        if all(piece.returned is None for piece in self.pieces):
+            return None
+        return _joined(
+            [
+                (None,) * before + (piece.returned,) + (None,) * (sampled - 1)
+                for piece, (before, sampled) in zip(self.pieces, lengths, strict=True)
+            ]
         )
 
 
-def _weighted(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    count = Counter(row.rollout_id for row in rows)
-    return [replace(row, weight=1.0 / count[row.rollout_id]) for row in rows]
+def _joined(parts: Sequence[tuple[_Item, ...]]) -> tuple[_Item, ...]:
+    return parts[0] if len(parts) == 1 else tuple(chain.from_iterable(parts))
 
 
-def _scaled_to_mean_one(rows: Sequence[TrainingRow]) -> tuple[TrainingRow, ...]:
-    total = math.fsum(row.weight for row in rows)
-    return tuple(replace(row, weight=row.weight * len(rows) / total) for row in rows)
+def _weights(rows: Sequence[_Open]) -> Mapping[str, float]:
+    """Rollout → what each of its rows weighs."""
+    return {rollout_id: 1.0 / count for rollout_id, count in Counter(row.rollout_id for row in rows).items()}
 
 
-def _turns(rows_by_policy: Mapping[str, Sequence[TrainingRow]]) -> int:
-    return sum(len(row.call_ids) for rows in rows_by_policy.values() for row in rows)
+def _closed(rows: Sequence[_Open], weights: Mapping[str, float], token_level: bool) -> tuple[TrainingRow, ...]:
+    """Rows with their weights, scaled to mean one."""
+    total = math.fsum(weights[row.rollout_id] for row in rows)
+    return tuple(row.close(weights[row.rollout_id] * len(rows) / total, token_level) for row in rows)
+
+
+def _turns(rows_by_policy: Mapping[str, Sequence[_Open]]) -> int:
+    return sum(len(row.pieces) for rows in rows_by_policy.values() for row in rows)
+
+
+def _all_finite(values: Sequence[float]) -> bool:
+    # A sum is finite only if all are, and quicker to make; one that overflows says nothing.
+    return math.isfinite(sum(values)) or all(map(math.isfinite, values))
 
 
 def _by_time(credited: Sequence[CreditedTurn]) -> list[int]:
