@@ -39,6 +39,8 @@ class Sample:
     of its role and agent path in the rollout also what is bound to those and to the rollout. None where nobody said."""
     value: float | None = None
     """A critic's estimate of the return from here on, at the last token of the prompt; None without a critic."""
+    audited: float | None = None
+    """The credit that replays gave the turn or its role in this step; None where its rollout was not audited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,18 @@ class Sampling(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+class Audit(Section):
+    """Replays of a share of each step's rollouts, whose credit trains (``counterfactual_mask``, ``counterfactual_replay``)."""
+
+    method: Literal["mask", "replay"]
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Of the rollouts that succeeded; the turns of the others get their credit as by ``loo``."""
+    replays: PositiveInt = 1
+    """A rollout and role (mask) or call (replay)."""
+    mask_texts: dict[str, str] = Field(default_factory=dict)
+    """Role → what it says when it is masked, where ``(no answer)`` breaks the program."""
+
+
 class Credit(Section):
     """How rewards become the reward of a turn, and advantages."""
 
@@ -229,6 +241,21 @@ class Credit(Section):
     """The least and the largest that a reward may be: one outside of it ends the run. By default anything finite."""
     shaping: list[str | dict[str, dict[str, Any]]] = Field(default_factory=list)
     """What is added to rewards, in order: shapers' names, or ``name: {setting: value}``."""
+    audit: Audit | None = None
+    """For the advantages ``counterfactual_mask`` and ``counterfactual_replay``."""
+
+    @model_validator(mode="after")
+    def _audits_that_are_used(self) -> Self:
+        chosen = {self.advantage} if isinstance(self.advantage, str) else set(self.advantage.values())
+        wanted = {name for name in chosen if name.startswith("counterfactual_")}
+        given = set() if self.audit is None else {f"counterfactual_{self.audit.method}"}
+        if wanted != given:
+            needs = " and ".join(map(repr, sorted(wanted))) or "none of the advantages"
+            has = f"'audit' has method {self.audit.method!r}" if self.audit else "'audit' is not set"
+            raise ValueError(
+                f"{needs} needs audits, and {has}; 'counterfactual_mask' goes with 'audit: {{method: mask}}'"
+            )
+        return self
 
 
 class Training(Section):

@@ -46,7 +46,10 @@ _OFFERS = Offers(
             "gae": "Gae",
             "turn_gae": "TurnGae",
         }.items()
-    },
+    }
+    | dict.fromkeys(
+        ("counterfactual_mask", "counterfactual_replay"), "coterie_trainers.advantages.counterfactual:counterfactual"
+    ),
 )
 
 

@@ -92,7 +92,27 @@ async def audit(
     Raises:
         AuditError: no rollout could be audited, or no replay is evidence; says why.
     """
-    stage = Stage(store, run_id, progress, pinned, answered_by, tries or {})
+    stage = Stage(store, run_id, pinned, answered_by, tries or {}, progress)
+    result = await audited(stage, rollouts, method=method, replays=replays, mask_texts=mask_texts)
+    await _write(store, result, step=max(rollout.step or 0 for rollout in rollouts))
+    for problem, count in result.problems.items():
+        progress.warn(f"{count} {problem}")
+    return result
+
+
+async def audited(
+    stage: Stage,
+    rollouts: Sequence[Rollout],
+    *,
+    method: Method,
+    replays: int,
+    mask_texts: Mapping[str, str] | None = None,
+) -> Audit:
+    """The same on a stage of one's own; nothing but the replays is written.
+
+    Raises:
+        AuditError: no rollout could be audited, or no replay is evidence; says why.
+    """
     problems = _Problems()
     cases = await _repeatable(stage, rollouts, problems)
     if not cases:
@@ -106,21 +126,17 @@ async def audit(
     if not credited:
         raise AuditError(f"No replay of the {len(cases)} rollouts is evidence. {problems}")
     good = [one for one in played if one.outcome is not None]
-    result = Audit(
-        run_id,
+    return Audit(
+        stage.run_id,
         method,
         findings_of(credited),
         credited,
         rollouts=len({one.rollout_id for one in credited}),
         replays=len(good),
         asked=sum(one.asked for one in good),
-        answered_by=answered_by,
+        answered_by=stage.answered_by,
         problems=problems.counted(),
     )
-    await _write(store, result, step=max(rollout.step or 0 for rollout in rollouts))
-    for problem, count in result.problems.items():
-        progress.warn(f"{count} {problem}")
-    return result
 
 
 class _Problems:

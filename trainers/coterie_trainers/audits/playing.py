@@ -54,13 +54,14 @@ class Stage:
 
     store: Store
     run_id: str
-    progress: Progress
     pinned: Mapping[str, int] | None
     """The resources that they are pinned to; None for those of the rollouts that they replay."""
     answered_by: str
     """Names the policies that answer what is asked anew, such as ``step 12``: those of another name are other replays."""
     tries: Mapping[str, Any]
     """The fields of a rollout that say how long and how often it is tried."""
+    progress: Progress | None = None
+    """Is told how far it is."""
 
     async def play(self, wanted: Sequence[Wanted], label: str) -> list[Played]:
         """Make the replays that are not made yet, and give all, in order."""
@@ -80,12 +81,14 @@ class Stage:
             await self.store.cancel(left, reason="the audit begins again")
             await self.store.delete_rollouts(left)
         missing = [self._rollout(id_, each) for id_, each in wanted.items() if id_ not in done]
-        self.progress.stage(label, len(missing))
+        if self.progress is not None:
+            self.progress.stage(label, len(missing))
         await self.store.enqueue(missing)
         for start in range(0, len(missing), CHUNK):
             some = [rollout.id for rollout in missing[start : start + CHUNK]]
             done |= {rollout.id: rollout for rollout in await self.store.wait(some)}
-            self.progress.advance(len(some))
+            if self.progress is not None:
+                self.progress.advance(len(some))
         return done
 
     async def _made(self, wanted: Mapping[str, Wanted]) -> dict[str, Rollout]:

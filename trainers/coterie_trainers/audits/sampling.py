@@ -39,7 +39,7 @@ async def choose_rollouts(
     for each in wanted:
         found = _newest(await _finished(store, run_id, each))
         if found:
-            return _drawn(found, count, seed)
+            return drawn(found, count, seed)
     there = " or ".join(each.value for each in wanted)
     raise ConfigError(
         f"Run {run_id} has no finished rollout of mode {there} that could be audited. Audit it when it has some."
@@ -55,8 +55,8 @@ def _newest(rollouts: Sequence[Rollout]) -> list[Rollout]:
     return [rollout for rollout in rollouts if (rollout.step or 0) == last]
 
 
-def _drawn(rollouts: Sequence[Rollout], count: int, seed: int) -> list[Rollout]:
-    """Tasks take turns, so that the sample spreads over as many of them as it can."""
+def drawn(rollouts: Sequence[Rollout], count: int, seed: int | str) -> list[Rollout]:
+    """``count`` of the rollouts. Tasks take turns, so that the sample spreads over as many of them as it can."""
 
     def lot(name: str) -> bytes:
         return hashlib.sha256(f"{seed}/{name}".encode()).digest()

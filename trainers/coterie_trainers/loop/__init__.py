@@ -12,6 +12,7 @@
     carrying_over.py  the same, asynchronously: groups that are not whole in time carry over to a later step
     window.py       which groups are in flight then, and which of them a step may train on
     filling.py      more groups for a step, until enough of them teach
+    auditing.py     replays of some of a step's rollouts, whose credit trains
     learning.py     episodes → credit → batch → updates
     unfinished.py   what answers that were cut off and rollouts that failed teach
     valuing.py      what the critics say of a step's turns

@@ -34,6 +34,8 @@ class Collected:
     """Those that succeeded."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What there is to say about the collection itself."""
+    audited: Mapping[tuple[str, str, int | None], float] = field(default_factory=dict)
+    """The credit that audits gave: by rollout id, role and turn; without a turn where it is the role's."""
 
     @property
     def failed(self) -> Sequence[Rollout]:

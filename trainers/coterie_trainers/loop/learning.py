@@ -18,6 +18,7 @@ from coterie_trainers import config, shaping
 from coterie_trainers.advantages import Estimate
 from coterie_trainers.batches import Batch, build_batch
 from coterie_trainers.credit import Credit, CreditedTurn, credited_turns
+from coterie_trainers.loop.auditing import with_audits
 from coterie_trainers.loop.collecting import Collected
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.unfinished import failed_turns, is_cut, masked, penalised
@@ -74,7 +75,7 @@ class Learner:
         Raises:
             ConfigError: a role that spoke has no policy, or a policy waits in vain for its roles to speak.
         """
-        turns = await self.credited(collected)
+        turns = with_audits(await self.credited(collected), collected.audited)
         for warning in self.silence.heard({turn.turn.role for turn in turns}):
             self.job.progress.warn(warning)
         returns_N: list[float | None] | None = None

@@ -13,6 +13,7 @@ from coterie.vocabulary import Metrics
 from coterie_trainers.evaluation import team_success
 from coterie_trainers.health.role_figures import role_figures
 from coterie_trainers.health.staleness import staleness
+from coterie_trainers.loop.auditing import StepAudits
 from coterie_trainers.loop.collecting import Collector
 from coterie_trainers.loop.filling import Filling
 from coterie_trainers.loop.job import Job
@@ -38,6 +39,7 @@ class Steps:
         self.collector = collector
         self.learner = learner
         self.filling = Filling(job, learner)
+        self.audits = StepAudits(job)
         self.endpoints = endpoints
         self.validation = validation
         self.watch = watch
@@ -96,6 +98,7 @@ class Steps:
         clock = _Clock()
         pinned = self.endpoints.pinned
         collected = await self.filling.fill(await self.collector.collect(step, pinned), step, pinned)
+        collected = await self.audits.add(collected, step, pinned)
         clock.lap("rollout_seconds")
         if failed := collected.failed:
             self.job.progress.warn(
