@@ -62,8 +62,8 @@ def pack_columns(non_tensor_batch: Mapping[str, Sequence[Any]]) -> np.ndarray:
 
 
 def register(names: Iterable[str] | None = None) -> None:
-    """Make estimators known to verl as ``coterie_<name>``: all that there are, or those named."""
-    for name in advantages.names() if names is None else names:
+    """Make estimators known to verl as ``coterie_<name>``: those named, or all that there are but ``gae``, which is verl's."""
+    for name in names or (each for each in advantages.names() if each != "gae"):
         register_adv_est(PREFIX + name)(_for_verl(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,10 +34,28 @@ def check_critic(critic: Critic | None, estimate: Estimate) -> None:
 
 
 async def valued(turns: Sequence[CreditedTurn], policy_of: PolicyOf, backend: Backend) -> list[CreditedTurn]:
-    """The turns, with the critic's value in the sample of each that can be trained on."""
+    """The turns, with the critic's value in the sample of each that can be trained on.
+
+    What arrives with a turn that has no value, such as the team's reward with a last call that failed, arrives with the
+    turn of its chain before it that has one, so that no reward is lost with the turn.
+    """
     found = list(turns)
     for policy, placed in value_rows(turns, policy_of).items():
         values = await backend.values(policy, [row for _, row in placed])
         for (place, _), row_values in zip(placed, values, strict=True):
             found[place] = replace(found[place], sample=replace(found[place].sample, value=row_values[0]))
+    return _with_rewards_of_the_lost(found)
+
+
+def _with_rewards_of_the_lost(turns: Sequence[CreditedTurn]) -> list[CreditedTurn]:
+    found = list(turns)
+    late: dict[tuple[str, str, str], float] = defaultdict(float)
+    for place in sorted(range(len(turns)), key=lambda place: turns[place].sample.step, reverse=True):
+        sample = turns[place].sample
+        chain = sample.rollout_id, sample.role, sample.agent_path
+        if sample.value is None:
+            late[chain] += sample.step_reward or 0.0
+        elif late.get(chain):
+            kept = replace(sample, step_reward=(sample.step_reward or 0.0) + late.pop(chain))
+            found[place] = replace(found[place], sample=kept)
     return found
