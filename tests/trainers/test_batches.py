@@ -15,7 +15,7 @@ from team_episodes import episode, reward, turn
 from coterie.episodes import Turn
 from coterie.errors import ConfigError
 from coterie.interfaces import TrainingRow
-from coterie_trainers.batches import Batch, build_batch
+from coterie_trainers.batches import Batch, build_batch, value_rows
 from coterie_trainers.credit import Credit, CreditedTurn, credited_turns
 
 POLICIES = {"analyst": "small", "coder": "big", "reviewer": "big"}
@@ -332,46 +332,34 @@ def test_advantages_must_be_one_finite_number_a_turn() -> None:
         build_batch(credited(turn()), [math.nan], "team")
 
 
-@pytest.mark.train
-@pytest.mark.parametrize("aggregation", ["seq-mean-token-mean", "seq-mean-token-sum"])
-def test_weighted_advantages_make_verls_loss_a_mean_over_rollouts(
-    aggregation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Against the loss of each rollout on its own, with ratios far enough apart that all clips are at work."""
-    monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    import torch
-    from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
-    from verl.workers.config import FSDPActorConfig
+def test_masked_turns_are_counted_and_are_no_rows() -> None:
+    items = credited(*conversation([(2, 2), (1, 2), (1, 3)]))
+    batch = build_batch(items, [1.0] * 3, "team", masked={1})
+    (row,) = batch.rows["team"]
+    assert row.call_ids == ("c0", "c2")
+    assert row.response_mask == (1, 1, 0, 0, 0, 0, 1, 1, 1)
+    assert (batch.masked, batch.trainable, batch.trained) == (1, 3, 2)
 
-    config = FSDPActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio=0.2)
-    chance = np.random.default_rng(0)
-    items = [
-        item
-        for rollout in range(6)
-        for item in credited(
-            *[
-                turn(call_id=f"{rollout}.{n}", prompt=[n], response=range(1 + (rollout + n) % 4), start_ns=n)
-                for n in range(1 + rollout % 3)
-            ],
-            rollout=f"ro-{rollout}",
-        )
-    ]
-    rows = build_batch(items, chance.normal(size=len(items)), "team").rows["team"]
-    shift = chance.normal(scale=1.0, size=(len(rows), 8))
 
-    def loss(some: Sequence[TrainingRow], *, weighted: bool) -> float:
-        width = max(len(row.response_ids) for row in rows)
-        old, new, advantage, mask = (torch.zeros(len(some), width, dtype=torch.float64) for _ in range(4))
-        for place, row in enumerate(some):
-            length = len(row.response_ids)
-            old[place, :length] = torch.tensor(row.rollout_logprobs, dtype=torch.float64)
-            new[place, :length] = old[place, :length] + torch.tensor(shift[rows.index(row), :length])
-            advantage[place, :length] = torch.tensor(row.advantages) * (row.weight if weighted else 1.0)
-            mask[place, :length] = torch.tensor(row.response_mask)
-        value, _ = compute_policy_loss_vanilla(old, new, advantage, mask, aggregation, config)
-        return float(value)
+def test_token_level_rewards_lie_at_the_end_of_each_turn() -> None:
+    items = credited(*conversation([(2, 2), (1, 3)]))
+    rows = build_batch(items, [0.0, -2.0], "team", token_level=True).rows["team"]
+    assert [row.rewards for row in rows] == [(0.0, 0.0), (0.0, 0.0, -2.0)]
+    assert [row.advantages for row in rows] == [(0.0, 0.0), (0.0, 0.0, 0.0)]
+    assert [row.weight for row in rows] == [1.0, 1.0]
 
-    by_rollout = [[row for row in rows if row.rollout_id == f"ro-{number}"] for number in range(6)]
-    expected = np.mean([loss(some, weighted=False) for some in by_rollout])
-    assert loss(rows, weighted=True) == pytest.approx(expected, rel=1e-5)
-    assert loss(rows, weighted=False) != pytest.approx(expected, rel=1e-2)
+
+def test_returns_lie_at_the_beginning_of_each_turn_and_keep_rows() -> None:
+    items = credited(*conversation([(2, 2), (1, 3)]))
+    (row,) = build_batch(items, [0.0, 0.0], "team", returns_N=[0.5, None]).rows["team"]
+    assert row.returns == (0.5, None, None, None, None, None)
+    assert build_batch(items, [0.0, 1.0], "team", returns_N=[None, None]).rows["team"][0].returns is None
+
+
+def test_a_critic_is_asked_about_the_end_of_each_prompt() -> None:
+    items = credited(*conversation([(2, 2), (1, 3)]), turn("judge", call_id="x"), turn(call_id="y", logprobs=()))
+    found = value_rows(items, {"coder": "team"})
+    assert {place: (row.prompt_ids, row.response_ids) for place, row in found["team"]} == {
+        0: ((100, 100), (200,)),
+        1: ((100, 100, 200, 200, 101), (201,)),
+    }
