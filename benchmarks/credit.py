@@ -29,7 +29,7 @@ SETTINGS = {
     "line, team's reward": Setting(LINE, own=False, scales={}),
     "team, team's reward": Setting(TEAM, own=False, scales={}),
     "team, own rewards": Setting(TEAM, own=True, scales={}),
-    "team, own rewards, the reviewer's ×20": Setting(TEAM, own=True, scales={"reviewer": 20.0}),
+    "team, own, one ×20": Setting(TEAM, own=True, scales={"reviewer": 20.0}),
 }
 SHOWN = 8
 """The group size that the second tables are for."""

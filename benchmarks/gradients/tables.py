@@ -8,6 +8,8 @@ from typing import Any
 from gradients.measuring import ALL, KNOWN
 
 WIDTH, HEIGHT = 960, 330
+LOWEST, HIGHEST = 0.3, 0.9
+"""Cosines that the plot's scale begins and ends with."""
 LEFT, RIGHT, TOP, BOTTOM, GAP = 48, 190, 34, 44, 26
 COLOURS = (
     "#999999",
@@ -88,13 +90,14 @@ def _panel(setting: str, by_size: Mapping[str, Any], left: float, width: float, 
         return left + place / max(len(sizes) - 1, 1) * width
 
     def y(cosine: float) -> float:
-        return HEIGHT - BOTTOM - max(0.0, cosine) * (HEIGHT - TOP - BOTTOM)
+        share = (min(max(cosine, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     yield f'<text x="{left + width / 2:.1f}" y="{TOP - 14}" text-anchor="middle" font-weight="bold">{setting}</text>'
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        yield f'<line x1="{left:.1f}" x2="{left + width:.1f}" y1="{y(share):.1f}" y2="{y(share):.1f}" stroke="#ddd"/>'
+    for tick in (LOWEST, 0.5, 0.7, HIGHEST):
+        yield f'<line x1="{left:.1f}" x2="{left + width:.1f}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
         if scale:
-            yield f'<text x="{left - 8:.1f}" y="{y(share) + 4:.1f}" text-anchor="end">{share:.2f}</text>'
+            yield f'<text x="{left - 8:.1f}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
     for place, size in enumerate(sizes):
         yield f'<text x="{x(place):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{size}</text>'
     yield f'<text x="{left + width / 2:.1f}" y="{HEIGHT - 8}" text-anchor="middle">group size</text>'
