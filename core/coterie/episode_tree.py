@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from coterie.assembly import message_text
 from coterie.episodes import Edge, Episode, ToolCall, Turn
+from coterie.replays import AnsweredBy
 from coterie.vocabulary import Reward
 
 TEXT_LIMIT = 100
@@ -94,6 +95,8 @@ def _agents_below(path: tuple[str, ...], agents: Mapping[tuple[str, ...], _Agent
 
 def _turn_node(turn: Turn, show: _Shortener) -> _Node:
     facts = [turn.model or "unknown model", f"{max(turn.end_ns - turn.start_ns, 0) / 1e9:.2f} s"]
+    if turn.answered_by is not None:
+        facts.append(f"answered by {'its recording' if turn.answered_by == AnsweredBy.RECORDING else 'a mask'}")
     if turn.prompt_ids is not None or turn.response_ids is not None:
         facts.append(f"tokens {len(turn.prompt_ids or ())} → {len(turn.response_ids or ())}")
     if turn.policy is not None:

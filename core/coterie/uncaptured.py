@@ -64,10 +64,6 @@ def record_told_answer(call: ToldCall, answer: ToldAnswer) -> None:
         return
     rules, identity, scope = content_rules(), call.announced.identity, current_scope()
     turn = scope.next_turn(identity.role) if scope else None
-    if scope is not None and scope.replay is not None:
-        scope.replay.depart(
-            f"{identity.role} called its model past the SDKs that Coterie sees, so nothing could be given back"
-        )
     call_id = call.call_id or new_id("ca")
     attributes: dict[str, Any] = {
         names.RESPONSE_ID: answer.id,
@@ -101,6 +97,9 @@ def record_told_error(call: ToldCall, error: BaseException | str) -> None:
 
 
 def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
+    scope, role = current_scope(), call.announced.identity.role
+    if scope is not None and scope.replay is not None:
+        scope.replay.depart(f"{role} called its model past the SDKs that are hooked, so nothing could be given back")
     parameters, rules = call.parameters() if callable(call.parameters) else call.parameters, content_rules()
     attributes: dict[str, Any] = {
         names.OPERATION: names.CHAT,

@@ -6,6 +6,9 @@ import asyncio
 import io
 import json
 import random
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from rich.console import Console
 from scripted_backend import ScriptedBackend
 from typer.testing import CliRunner
 
+import coterie
 from coterie.errors import BackendError, ConfigError
-from coterie.testing import ScriptedModel
-from coterie.vocabulary import Mode, Run
+from coterie.store.base import Store
+from coterie.testing import Reply, ScriptedModel
+from coterie.vocabulary import Mode, RolloutState, Run
 from coterie_trainers import commands
 from coterie_trainers.audits import Audit, Method, audited_run
 from coterie_trainers.audits.audited_run import audit_run
@@ -160,6 +165,47 @@ def test_the_command_shows_the_table_and_writes_it_for_machines(folder, monkeypa
     assert "Which turn decides (replay audit: 2 rollouts, 4 replays)" in result.output
     found = json.loads((folder / "audit.json").read_text())
     assert {(one["role"], one["turn"]) for one in found["findings"]} == {("planner", 0), ("coder", 0)}
+
+
+async def test_an_audit_that_is_killed_goes_on_and_keeps_what_was_done(folder, monkeypatch):
+    (folder / "config.yaml").write_text(SETTINGS.model_dump_json())
+    program = "import typer; from coterie_trainers.commands import audit; a = typer.Typer(); a.command()(audit); a()"
+    arguments = ["app.py:team", "config.yaml", "--out", "work", "--method", "replay", "--replays", "2", "--as-pinned"]
+    begin = partial(subprocess.Popen, [sys.executable, "-c", program, *arguments], cwd=folder, stdout=subprocess.PIPE)
+    with ScriptedModel(Drawn()) as model:
+        await trained(folder, model, monkeypatch)
+        slow = model._answer
+        model._answer = lambda body: Reply(slow(body), delay_seconds=0.1)
+        killed = begin()
+        try:
+            before = await until_some_are_done(folder / "work" / "store.db", 10)
+        finally:
+            killed.kill()
+            killed.communicate()
+        model._answer = slow
+        shown, _ = await asyncio.wait_for(asyncio.to_thread(begin().communicate), 60)
+    assert "Which turn decides (replay audit: 6 rollouts, 24 replays)" in shown.decode()
+    async with coterie.connect(folder / "work" / "store.db") as store:
+        after = await done_attempts(store)
+    assert before.items() <= after.items()
+    assert len(after) == 6 + 24
+
+
+async def until_some_are_done(place: Path, count: int) -> dict[str, str]:
+    async with coterie.connect(place) as store:
+        for _ in range(1200):
+            done = await done_attempts(store)
+            if len(done) >= count:
+                return done
+            await asyncio.sleep(0.05)
+    raise AssertionError("not in time")
+
+
+async def done_attempts(store: Store) -> dict[str, str]:
+    """Replay → its attempt, of those that are done."""
+    done = (await store.list_rollouts(mode=Mode.AUDIT, state=RolloutState.SUCCEEDED)).items
+    attempts = await store.get_attempts([rollout.id for rollout in done])
+    return {rollout_id: each[-1].id for rollout_id, each in attempts.items()}
 
 
 def command(*arguments: str) -> Result:
