@@ -137,8 +137,9 @@ class Backend(Protocol):
     async def serve(self) -> Mapping[str, Endpoint]:
         """Start servers and trainers; gives policy → endpoint, ready to answer.
 
-        Address and model name of an endpoint go on to answer as long as the backend runs, with the weights published last:
-        with asynchronous collection a rollout outlives many of them. Each answer names its version in the header
+        Address and model name of an endpoint go on to answer as long as the backend runs, since with asynchronous
+        collection a rollout outlives many versions: a name that stands for one version with that version while it is
+        served, and else with the weights published last. Each answer names its version in the header
         ``x-coterie-policy-version``.
 
         Raises:

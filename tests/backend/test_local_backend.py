@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -24,8 +26,14 @@ from backend_parts import (
 )
 from left_behind import LeftBehind
 
+import coterie
+from coterie.assembly import load_episodes
 from coterie.errors import BackendError
+from coterie.vocabulary import Endpoint, Mode, RolloutState
+from coterie_trainers import config
 from coterie_trainers.backends.local import LocalBackend
+from coterie_trainers.loop import run as loop_run
+from coterie_trainers.progress_display import make_progress
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -33,6 +41,7 @@ pytestmark = [pytest.mark.train, pytest.mark.timeout(240), pytest.mark.asyncio(l
 @dataclass
 class Running:
     backend: LocalBackend
+    endpoint: Endpoint
     caller: Caller
     folder: Path
     left_behind: LeftBehind
@@ -51,7 +60,7 @@ async def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     try:
         endpoint = (await backend.serve())["team"]
         assert torch_was_there or "torch" not in sys.modules
-        yield Running(backend, Caller(endpoint), folder, left_behind)
+        yield Running(backend, endpoint, Caller(endpoint), folder, left_behind)
     finally:
         await backend.close()
         patch.undo()
@@ -157,6 +166,87 @@ async def test_answers_under_load_come_from_one_version_each(running: Running, t
         assert of_version
         model = tmp_path / str(number) / "team" / "model"
         assert largest_difference(of_version, reference_logprobs(model, of_version)) < 1e-4
+
+
+TEAM = """
+import asyncio
+import coterie
+from openai import AsyncOpenAI
+
+client = AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=60)
+
+@coterie.rollout
+async def team(task, mode):
+    digits = tokens = 0
+    with coterie.agent("writer"):
+        for _ in range(3 if mode == "train" else 1):
+            messages = [{"role": "user", "content": f"say {task.input}"}]
+            answer = await client.chat.completions.create(model="m", messages=messages)
+            text = answer.choices[0].message.content
+            digits, tokens = digits + sum(letter.isdigit() for letter in text), tokens + 1 + len(text)
+            await asyncio.sleep(0.3 * task.input if mode == "train" else 0.0)
+    return digits / tokens
+"""
+
+
+class Shared:
+    """The backend of all tests, lent to one training run."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.running.backend, name)
+
+    async def serve(self) -> Mapping[str, Endpoint]:
+        return {"team": self.running.endpoint}
+
+    async def close(self) -> None: ...
+
+
+async def test_rollouts_outlive_the_weights_they_began_with(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asynchronous collection: steps train while rollouts are in flight, and each turn knows the weights that gave it."""
+    (tmp_path / "app.py").write_text(TEAM)
+    for split in ("train", "val", "test"):
+        tasks = [json.dumps({"id": f"{split}-{n}", "input": n}) for n in range(4 if split == "train" else 1)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(tasks))
+    settings = config.TrainConfig.model_validate(
+        {
+            "name": "async",
+            "dataset": {split: f"{split}.jsonl" for split in ("train", "val", "test")},
+            "policies": {"team": {"model": "m"}},
+            "training": {
+                "collection": "async",
+                "max_staleness": 2,
+                "steps": 6,
+                "tasks_per_step": 2,
+                "rollouts_per_task": 4,
+            },
+            "evaluation": {"every": 6, "test_samples": 1},
+            "runner": {"concurrency": 16},
+            "guard": None,  # the learning rate of these tests is far beyond what it lets pass
+        }
+    )
+    monkeypatch.setattr(loop_run, "make_backend", lambda *_: Shared(running))
+    run = await loop_run.train(
+        "app.py:team", settings, folder=tmp_path, work=tmp_path / "work", progress=make_progress()
+    )
+    async with coterie.connect(str(tmp_path / "work" / "store.db")) as store:
+        steps = [row.values for row in await store.get_metrics(run.id, stage="train")]
+        rollouts = (await store.list_rollouts(mode=Mode.TRAIN)).items
+        episodes = await load_episodes(store, [rollout.id for rollout in rollouts])
+    assert {rollout.state for rollout in rollouts} == {RolloutState.SUCCEEDED}
+    assert len(rollouts) == 6 * 2 * 4
+    versions = [[turn.policy_version for turn in episode.turns] for episode in episodes]
+    assert all(each == sorted(each) for each in versions)
+    assert any(len(set(each)) > 1 for each in versions)
+    assert steps[0]["staleness_max"] == 0
+    assert steps[0]["mismatch_max"] < 1e-4
+    assert 1 <= max(step["staleness_max"] for step in steps) <= 2
+    # Log-probs are those of the weights that sampled: where these are old, they differ from the trainer's.
+    assert max(step["mismatch_max"] for step in steps if step["staleness_max"] > 0) > 1e-3
 
 
 async def test_weights_scale_the_gradient(running: Running, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from loop_parts import Told, small_config, write_project
+from pydantic import ValidationError
 from scripted_backend import ScriptedBackend
 
 import coterie
@@ -90,6 +91,30 @@ async def left_in_store(folder: Path, run: Run) -> tuple[list[Metrics], list[Rol
 def trained_rollouts(backend: ScriptedBackend) -> Counter[str]:
     """Rollout → in how many updates it was."""
     return Counter(id_ for rows in backend.updates for id_ in {row.rollout_id for row in rows})
+
+
+@pytest.mark.parametrize(
+    ("loss", "corrects"),
+    [
+        ({}, True),
+        ({"mode": "gspo"}, True),
+        ({"mode": "gpg"}, False),
+        ({"mode": "gpg", "correction": {"weights": "token"}}, True),
+        ({"correction": {"proximal": "actor"}}, False),
+        ({"correction": {"proximal": "actor", "weights": "sequence"}}, True),
+    ],
+)
+def test_a_loss_that_takes_stale_turns_for_fresh_ones_is_refused(loss, corrects):
+    def settings(**training: Any) -> TrainConfig:
+        return small_config(training=training, evaluation={}, runner={}, loss=loss)
+
+    assert settings().loss.corrects_stale_turns is corrects
+    assert settings(collection="async", stale_turns="uncorrected")
+    if corrects:
+        assert settings(collection="async")
+    else:
+        with pytest.raises(ValidationError, match=r"older policy versions.*Set loss\.correction\.weights: token"):
+            settings(collection="async")
 
 
 async def test_rollouts_carry_over_and_each_is_trained_once(folder, backend, monkeypatch):

@@ -274,6 +274,8 @@ class Training(Section):
     max_staleness: PositiveInt = 2
     """Async: how many steps may train between the enqueueing of a group and its own. The trainer waits for a group whose
     time has come; none is dropped."""
+    stale_turns: Literal["corrected", "uncorrected"] = "corrected"
+    """Async: ``uncorrected`` allows a ``loss`` that takes turns of older policy versions for fresh ones."""
     max_seconds: PositiveFloat | None = None
     """Stop training after so much time, whatever ``steps`` says."""
     checkpoint_every: PositiveInt = 1
@@ -373,6 +375,14 @@ class Loss(Section):
         if self.clip_low is not None:
             low = high = self.clip_low
         return low, self.clip_high if self.clip_high is not None else high
+
+    @property
+    def corrects_stale_turns(self) -> bool:
+        """True where a token counts by how likely it is now, against the policy that sampled it: by a ratio that is measured
+        from the rollout, or by weights.
+        """
+        by_ratio = self.mode not in _WITHOUT_RATIO and self.correction.proximal == "rollout"
+        return by_ratio or self.correction.weights is not None
 
     @model_validator(mode="after")
     def _only_what_the_mode_knows(self) -> Self:
@@ -732,6 +742,17 @@ class TrainConfig(Section):
         never = [name for name in trained if self.updates.order == "schedule" and name not in named]
         if never:
             raise ValueError(f"updates.stages: the policy {never[0]!r} never learns; add it to a stage, or freeze it")
+        return self
+
+    @model_validator(mode="after")
+    def _stale_turns_as_told(self) -> Self:
+        told = self.training.collection == "sync" or self.training.stale_turns == "uncorrected"
+        if not told and not self.loss.corrects_stale_turns:
+            raise ValueError(
+                "training.collection 'async' trains on turns of older policy versions, and this loss takes them for fresh "
+                f"ones (mode {self.loss.mode!r}, proximal {self.loss.correction.proximal!r}, no weights). Set "
+                "loss.correction.weights: token, or training.stale_turns: uncorrected if this is meant"
+            )
         return self
 
     @model_validator(mode="after")

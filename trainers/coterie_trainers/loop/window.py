@@ -16,8 +16,8 @@ With (S + 1) · B groups enqueued at once the conditions would leave no choice b
 waits grows old. So no more are enqueued than keep the runner busy while a step trains, and none while the groups of two steps
 are whole: then the trainer is what limits the pace.
 
-AReaL (arXiv 2505.24298, section 5.1) bounds staleness by (S + 1) · B alone, which bounds its mean: a group that takes for ever
-stays in flight while others pass it. Here the oldest is waited for.
+AReaL (arXiv 2505.24298, section 5.1) has the limit of (S + 1) · B alone, which bounds staleness on the average: a group that
+takes very long stays in flight while others pass it. Here the oldest is waited for.
 """
 
 from __future__ import annotations
