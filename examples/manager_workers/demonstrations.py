@@ -18,14 +18,14 @@ from trips import Request, split_of
 
 from coterie_trainers.demonstration import Demonstration
 
-WRONG_BRIEF = 0.10
+WRONG_BRIEF = 0.04
 """How often a part of the manager's split is not what was asked."""
-WRONG: Mapping[str, float] = {"flights": 0.12, "hotels": 0.30, "events": 0.20, "cars": 0.45}
+WRONG: Mapping[str, float] = {"flights": 0.06, "hotels": 0.15, "events": 0.10, "cars": 0.25}
 """How often a worker's query is not what its brief says."""
-WRONG_OFFER = 0.20
+WRONG_OFFER = 0.08
 PREJUDICES: Mapping[str, str] = {"thrifty": "cheap", "near": "quiet", "early": "cheap"}
 """A word → the word for which it is mostly taken."""
-PREJUDICE = 0.6
+PREJUDICE = 0.4
 """How often."""
 
 

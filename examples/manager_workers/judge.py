@@ -2,7 +2,7 @@
 
 Each agent is also judged for its own part, as an agency can: it knows its catalogue.
 
-    manager    its split: each part is there and means what was asked; its offer: it names what the workers found
+    manager    its split: the share of parts that are there and mean what was asked; its offer: it names what was found
     a worker   what it found is what its own brief asks for, whatever the manager should have written
 """
 
@@ -33,7 +33,8 @@ def judge(reference: Sequence[str], trip: Trip) -> Verdict:
     best = {worker: best_of(brief) for worker, brief in gold.items()}
     return Verdict(
         team=float(trip.offer == offer_of([f"'{row.name}'" for row in best.values()])),
-        split=float([work.brief for work in trip.works.values()] == list(map(str, gold.values()))),
+        split=sum(trip.works[worker].brief == str(brief) for worker, brief in gold.items() if worker in trip.works)
+        / len(gold | trip.works),
         offer=float(trip.offer == offer_of([name_of(work) for work in trip.works.values()])),
         workers={
             worker: float(work.found is not None and work.found == _wanted(work, best.get(worker)))

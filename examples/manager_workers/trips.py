@@ -27,34 +27,46 @@ FAMILIES = (
 """The parts that a trip may have."""
 
 SAYINGS = {
-    "cheap": ("low-cost", "inexpensive"),
-    "quick": ("fast", "speedy"),
-    "early": ("soon", "first-thing"),
-    "direct": ("non-stop", "straight"),
-    "broken": ("one-stop", "stopover"),
-    "quiet": ("silent", "calm"),
-    "near": ("close", "handy"),
-    "sea": ("beach", "waterfront"),
-    "centre": ("downtown", "old-town"),
-    "hill": ("view", "upland"),
-    "breakfast": ("morning-meal", "b&b"),
-    "dinner": ("half-board", "supper"),
-    "front": ("best-seat", "stalls"),
-    "new": ("modern", "recent"),
-    "thrifty": ("frugal", "economical"),
-    "small": ("compact", "mini"),
-    "large": ("big", "family"),
-    "van": ("minibus", "seven-seat"),
-    "automatic": ("no-clutch", "auto"),
-    "manual": ("stick", "gears"),
-    "jazz": ("saxophone", "swing"),
-    "opera": ("arias", "singing"),
-    "football": ("soccer", "match"),
-    "chess": ("board-game", "grandmaster"),
-    "theatre": ("play", "drama"),
-    "circus": ("acrobats", "clowns"),
+    "flights": {
+        "cheap": ("low-fare", "inexpensive"),
+        "quick": ("fast", "speedy"),
+        "early": ("at-dawn", "first-thing"),
+        "direct": ("non-stop", "straight"),
+        "broken": ("one-stop", "stopover"),
+    },
+    "hotels": {
+        "cheap": ("budget", "affordable"),
+        "quiet": ("silent", "calm"),
+        "near": ("close", "handy"),
+        "sea": ("beach", "waterfront"),
+        "centre": ("downtown", "old-town"),
+        "hill": ("view", "upland"),
+        "breakfast": ("morning-meal", "b&b"),
+        "dinner": ("half-board", "supper"),
+    },
+    "events": {
+        "cheap": ("discount", "low-price"),
+        "front": ("best-seat", "stalls"),
+        "early": ("matinee", "afternoon"),
+        "jazz": ("saxophone", "swing"),
+        "opera": ("arias", "singing"),
+        "football": ("soccer", "match"),
+        "chess": ("board-game", "grandmaster"),
+        "theatre": ("play", "drama"),
+        "circus": ("acrobats", "clowns"),
+    },
+    "cars": {
+        "cheap": ("bargain", "low-rate"),
+        "new": ("modern", "recent"),
+        "thrifty": ("frugal", "economical"),
+        "small": ("compact", "mini"),
+        "large": ("big", "family"),
+        "van": ("minibus", "seven-seat"),
+        "automatic": ("no-clutch", "auto"),
+        "manual": ("stick", "gears"),
+    },
 }
-"""A word of the agency → how customers say it, in the two wordings."""
+"""Worker → a word of its briefs → how customers say it, in the two wordings."""
 PARTS = {
     "flights": ("fly", "flight"),
     "hotels": ("sleep", "room"),
@@ -150,7 +162,8 @@ def _text(briefs: Sequence[Brief], wording: int) -> str:
     """What a customer writes; the second wording names the place last and each part's wishes backwards."""
     parts = []
     for brief in briefs:
-        wishes = [SAYINGS[word][wording] for word in brief.words if word in SAYINGS]
+        sayings = SAYINGS[brief.worker]
+        wishes = [sayings[word][wording] for word in brief.words if word in sayings]
         parts.append(" ".join([PARTS[brief.worker][wording], *(wishes[::-1] if wording else wishes)]))
     where = next(word for word in briefs[-1].words if word.startswith("'"))
     flight = next((brief for brief in briefs if brief.worker == "flights"), None)
