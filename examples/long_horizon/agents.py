@@ -66,7 +66,7 @@ async def ask(system: str, seen: str) -> str:
 async def planner(shift: Shift) -> dict[str, Any]:
     """Set the next sub-goal."""
     warehouse = shift["warehouse"]
-    text = await ask(PLAN, plan_view(shift["order"], warehouse))
+    text = await ask(PLAN, shift["order"].seen(warehouse))
     return {"pursuits": [*shift["pursuits"], Pursuit(text, len(warehouse.box))]}
 
 
@@ -94,11 +94,6 @@ def after_executor(shift: Shift) -> str:
 def _next_goal(shift: Shift) -> str:
     done = shift["warehouse"].shipped or len(shift["pursuits"]) == MOST_GOALS
     return END if done else "planner"
-
-
-def plan_view(order: Order, warehouse: Warehouse) -> str:
-    """What the planner sees."""
-    return f"{order} ; {warehouse.packed()}"
 
 
 def step_view(goal: str, warehouse: Warehouse) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from agents import Pursuit, graph
-from orders import read_task
+from orders import read_order
+from warehouse import Warehouse
 
 import coterie
 
@@ -11,7 +12,7 @@ import coterie
 @coterie.rollout
 async def team(task: coterie.Task) -> float:
     """Work one shift: 1 if the right box has left, else 0. The steps of each sub-goal are rewarded for reaching it."""
-    order, warehouse = read_task(task.input)
+    order, warehouse = read_order(task.input), Warehouse()
     shift = await graph.ainvoke({"order": order, "warehouse": warehouse, "pursuits": []})
     reward_steps(shift["pursuits"])
     return float(order.fulfilled(shift["warehouse"]))

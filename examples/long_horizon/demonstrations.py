@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from agents import ACT, MOST_GOALS, MOST_STEPS, PLAN, plan_view, step_view
+from agents import ACT, MOST_GOALS, MOST_STEPS, PLAN, step_view
 from goals import Goal
 from orders import Shift
-from warehouse import AISLES, FRAGILE, LABELS, Order, Warehouse
+from warehouse import AISLE_OF, FRAGILE, LABELS, PLACES, STOCK, Order, Warehouse
 
 from coterie_trainers.demonstration import Demonstration
 
@@ -31,10 +31,10 @@ def demonstrate(shifts: Sequence[Shift], runs: int, seed: int) -> Iterator[Demon
     rng = random.Random(seed)
     for number in range(runs):
         shift = shifts[number % len(shifts)]
-        warehouse = Warehouse(dict(shift.stock))
+        warehouse = Warehouse()
         for _ in range(MOST_GOALS):
             goal = _hasty_goal(shift.order, warehouse, rng)
-            yield Demonstration(PLAN, plan_view(shift.order, warehouse), str(goal))
+            yield Demonstration(PLAN, shift.order.seen(warehouse), str(goal))
             packed = len(warehouse.box)
             for _ in range(MOST_STEPS):
                 action = _hasty_step(goal, warehouse, rng)
@@ -63,7 +63,7 @@ def next_step(goal: Goal, warehouse: Warehouse) -> str:
         if warehouse.at != "bench":
             return "go bench"
         return f"wrap {goal.what}" if goal.wrapped and not warehouse.wrapped else f"pack {goal.what}"
-    aisle = warehouse.stock.get(goal.what, "bench")
+    aisle = AISLE_OF[goal.what]
     return f"take {goal.what}" if aisle == warehouse.at else f"go {aisle}"
 
 
@@ -83,9 +83,9 @@ def _hasty_step(goal: Goal, warehouse: Warehouse, rng: random.Random) -> str:
     verb, _, thing = next_step(goal, warehouse).partition(" ")
     match verb:
         case "go" if rng.random() < WRONG_WAY:
-            return f"go {rng.choice([place for place in (*AISLES, 'bench', 'dock') if place != warehouse.at])}"
+            return f"go {rng.choice([place for place in PLACES if place != warehouse.at])}"
         case "take" if rng.random() < WRONG_WAY:
-            thing = rng.choice([item for item, aisle in warehouse.stock.items() if aisle == warehouse.at])
+            thing = rng.choice(STOCK[warehouse.at])
         case "wrap" if rng.random() < PACKED_AS_IT_IS:
             verb = "pack"
         case "label" if rng.random() < WRONG_LABEL:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from warehouse import ITEMS, LABELS, Warehouse
+from warehouse import AISLE_OF, LABELS, Warehouse
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Goal:
     def parse(cls, text: str) -> Self | None:
         """The sub-goal that a text stands for, or None if it is none."""
         match text.split():
-            case ["pack", item, ("wrapped" | "plain") as how] if item in ITEMS:
+            case ["pack", item, ("wrapped" | "plain") as how] if item in AISLE_OF:
                 return cls("pack", item, how == "wrapped")
             case ["send", label] if label in LABELS:
                 return cls("send", label)

@@ -1,4 +1,4 @@
-"""The orders: one or two items each, gifts or not, due today or later, with the stock as it lies that day.
+"""The orders: one or two items each, gifts or not, due today or later.
 
 The splits are apart by content: what an order of ``val`` or ``test`` asks for, no order of ``train`` asks for.
 """
@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warehouse import AISLES, ITEMS, Order, Warehouse
+from warehouse import AISLE_OF, Order
 
 SIZES = {"train": 800, "val": 48, "test": 96}
 """Orders a split."""
 SPLITS = tuple(SIZES)
-IN_STOCK = 5
-"""Different items that lie in the warehouse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """One order, and where things lie."""
+    """One order to be fulfilled."""
 
     id: str
     order: Order
-    stock: Mapping[str, str]
 
     @property
     def task(self) -> dict[str, Any]:
@@ -36,14 +33,14 @@ class Shift:
         order = {"items": dict(self.order.items), "urgent": self.order.urgent}
         return {
             "id": self.id,
-            "input": {"order": order, "stock": dict(self.stock)},
+            "input": {"order": order},
             "metadata": {"family": f"{len(self.order.items)} items", "difficulty": len(self.order.items)},
         }
 
 
-def read_task(given: Mapping[str, Any]) -> tuple[Order, Warehouse]:
-    """The order of a task's input, and the warehouse as the shift begins."""
-    return Order(dict(given["order"]["items"]), bool(given["order"]["urgent"])), Warehouse(dict(given["stock"]))
+def read_order(given: Mapping[str, Any]) -> Order:
+    """The order of a task's input."""
+    return Order(dict(given["order"]["items"]), bool(given["order"]["urgent"]))
 
 
 def make_splits() -> dict[str, list[Shift]]:
@@ -76,14 +73,12 @@ def _contents(size: int) -> list[Order]:
     """All orders of so many items; which of two comes first does not make another."""
     return [
         Order(dict(zip(items, gifts, strict=True)), urgent)
-        for items in itertools.combinations(ITEMS, size)
+        for items in itertools.combinations(AISLE_OF, size)
         for gifts in itertools.product((False, True), repeat=size)
         for urgent in (False, True)
     ]
 
 
 def _shift(name: str, order: Order, rng: random.Random) -> Shift:
-    wanted = rng.sample(list(order.items), len(order.items))
-    others = rng.sample([item for item in ITEMS if item not in wanted], IN_STOCK - len(wanted))
-    stock = {item: rng.choice(AISLES) for item in rng.sample([*wanted, *others], IN_STOCK)}
-    return Shift(name, Order({item: order.items[item] for item in wanted}, order.urgent), stock)
+    items = rng.sample(list(order.items), len(order.items))
+    return Shift(name, Order({item: order.items[item] for item in items}, order.urgent))

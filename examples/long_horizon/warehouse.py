@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-AISLES = ("north", "south", "east", "west", "upper", "lower")
-ITEMS = (
-    *("vase", "mirror", "lamp", "teapot", "clock", "globe", "bowl"),
-    *("drill", "drum", "kettle", "ladder", "racket", "saddle", "toaster"),
-)
-FRAGILE = frozenset(ITEMS[:7])
+STOCK: Mapping[str, tuple[str, ...]] = {
+    "glass": ("vase", "mirror", "bowl"),
+    "light": ("lamp", "clock", "globe"),
+    "kitchen": ("teapot", "kettle", "toaster"),
+    "sports": ("racket", "saddle", "drum"),
+    "tools": ("drill", "ladder"),
+}
+"""Aisle → what lies there, in any number."""
+FRAGILE = frozenset({"vase", "mirror", "bowl", "lamp", "clock", "globe", "teapot"})
+AISLE_OF = {item: aisle for aisle, items in STOCK.items() for item in items}
+PLACES = (*STOCK, "bench", "dock")
 LABELS = ("express", "standard")
 
 
@@ -22,8 +27,6 @@ LABELS = ("express", "standard")
 class Warehouse:
     """The state of one shift."""
 
-    stock: dict[str, str]
-    """Item → the aisle where it lies."""
     at: str = "dock"
     hold: str | None = None
     """The item that the robot holds."""
@@ -47,35 +50,19 @@ class Warehouse:
 
     def seen(self) -> str:
         """What the robot's screen shows."""
-        here = sorted(item for item, aisle in self.stock.items() if aisle == self.at)
-        far = [f"{item} {aisle}" for item, aisle in self.stock.items() if aisle != self.at]
         held = f"{self.hold} {_how(self.wrapped)}" if self.hold else "nothing"
-        return " ; ".join(
-            [
-                f"at {self.at}",
-                f"here {' '.join(here) or 'nothing'}",
-                f"hold {held}",
-                f"label {self.label or 'nothing'}",
-                f"far {' , '.join(far) or 'nothing'}",
-            ]
-        )
-
-    def packed(self) -> str:
-        """What is in the box."""
-        return f"box {' , '.join(f'{item} {_how(wrapped)}' for item, wrapped in self.box) or 'nothing'}"
+        return f"at {self.at} ; hold {held} ; label {self.label or 'nothing'}"
 
     def _go(self, place: str) -> bool:
-        if place not in (*AISLES, "bench", "dock") or place == self.at:
+        if place not in PLACES or place == self.at:
             return False
         self.at = place
         return True
 
     def _take(self, item: str) -> bool:
-        if self.stock.get(item) != self.at:
+        """What it held goes back to its place."""
+        if AISLE_OF.get(item) != self.at or item == self.hold:
             return False
-        if self.hold is not None:
-            self.stock[self.hold] = self.at
-        del self.stock[item]
         self.hold, self.wrapped = item, False
         return True
 
@@ -86,7 +73,7 @@ class Warehouse:
         return True
 
     def _pack(self, item: str) -> bool:
-        if self.at != "bench" or self.hold != item or item is None:
+        if self.at != "bench" or self.hold is None or self.hold != item:
             return False
         self.box.append((item, self.wrapped))
         self.hold = None
@@ -107,9 +94,16 @@ class Order:
     """Item → whether it is a gift."""
     urgent: bool
 
-    def __str__(self) -> str:
-        items = " , ".join(f"{item} {'gift' if gift else 'own'}" for item, gift in self.items.items())
-        return f"order {items} ; due {'today' if self.urgent else 'later'}"
+    def seen(self, warehouse: Warehouse) -> str:
+        """What the pick list shows: what is not in the box yet, when it is due, and what is in the box."""
+        packed = [f"{item} {_how(wrapped)}" for item, wrapped in warehouse.box]
+        left = [
+            f"{item} {'gift' if gift else 'own'}"
+            for item, gift in self.items.items()
+            if item not in dict(warehouse.box)
+        ]
+        due = "today" if self.urgent else "later"
+        return f"left {' , '.join(left) or 'nothing'} ; due {due} ; box {' , '.join(packed) or 'nothing'}"
 
     @property
     def box(self) -> dict[str, bool]:
