@@ -7,8 +7,9 @@ from small_run import RUN, Fill
 
 import coterie
 from coterie.errors import NotFoundError
-from coterie.vocabulary import RunState
+from coterie.vocabulary import Metrics, RunState
 from coterie_trainers.report import Figures, compute_figures
+from coterie_trainers.report.wording import health_lines
 
 
 async def figures_of(work, run_id: str = RUN) -> Figures:
@@ -59,6 +60,23 @@ async def test_curve_health_and_costs(fill: Fill):
     assert (costs.train_seconds, costs.steps, costs.trained_tokens) == (8.0, 4, 400)
     assert costs.rollouts == {"test": 24}
     assert [(model.policy, model.path, model.step) for model in figures.models] == [("team", "/models/team", 4)]
+
+
+async def test_what_the_guard_said_is_shown_once_with_how_often(fill: Fill):
+    work = await fill()
+    async with coterie.connect(work / "store.db") as store:
+        for step, share in ((2, "25%"), (3, "20%")):
+            words = {"level": "warn", "entropy, role 'coder'": f"entropy fell to {share}"}
+            await store.add_metrics([Metrics(RUN, step, words, stage="guard")])
+        await store.add_metrics(
+            [Metrics(RUN, 4, {"level": "stop", "gradient, the policy": "no number"}, stage="guard")]
+        )
+    figures = await figures_of(work)
+    assert [line for good, line in health_lines(figures) if line.startswith("guard")] == [
+        "guard (entropy, role 'coder'): entropy fell to 20%; at 2 steps, last at step 3",
+        "guard (gradient, the policy): no number; at 1 step, last at step 4",
+    ]
+    assert not any(good for good, line in health_lines(figures) if line.startswith("guard"))
 
 
 async def test_pairs_are_of_each_kind_greedy_first(fill: Fill):

@@ -119,7 +119,10 @@ class Learner:
             )
             self._compare(update)
             prefix = "" if len(self.policies.trained) == 1 else f"{policy}/"
-            figures |= {f"{prefix}{name}": value for name, value in update.metrics.items()}
+            # A role's figures are its own, whichever policy plays it.
+            figures |= {
+                name if name.startswith("role/") else f"{prefix}{name}": value for name, value in update.metrics.items()
+            }
         return figures
 
     def figures(self, lesson: Lesson) -> dict[str, float]:

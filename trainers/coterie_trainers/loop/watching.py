@@ -18,7 +18,7 @@ from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.publishing import Endpoints
 
 STAGE = "guard"
-"""The stage of the figures under which the store keeps what the guard said: ``level`` and ``reasons``, a line each."""
+"""The stage under which the store keeps what the guard said at a step: ``level``, and ``<rule>, <subject>`` → reason."""
 
 
 class Watch:
@@ -97,10 +97,8 @@ class Watch:
         if not verdict.findings:
             return
         self.warned.add(verdict.step)
-        reasons = "\n".join(f"{each.subject}: {each.reason} ({each.rule})" for each in verdict.findings)
-        row = Metrics(
-            self.job.run_id, verdict.step, {"level": verdict.level.name.lower(), "reasons": reasons}, stage=STAGE
-        )
+        words = {f"{each.rule}, {each.subject}": each.reason for each in verdict.findings}
+        row = Metrics(self.job.run_id, verdict.step, {"level": verdict.level.name.lower(), **words}, stage=STAGE)
         await self.job.store.add_metrics([row])
 
     async def _go_back(self, verdict: Verdict) -> NoReturn:

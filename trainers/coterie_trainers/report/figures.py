@@ -96,6 +96,20 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardWord:
+    """What the guard said about one thing in the course of a run."""
+
+    about: str
+    """The rule and whom it is about."""
+    reason: str
+    """As it was said last."""
+    step: int
+    """The step at which it was said last."""
+    steps: int
+    """At how many steps it was said."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """What went wrong, and how exact the training was."""
 
@@ -112,6 +126,8 @@ class Health:
     """The last line of the first few different errors."""
     steps_without_rows: int
     """Steps that had nothing to learn from."""
+    guard: Sequence[GuardWord] = ()
+    """What the guard said, in the order in which it was said first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +201,7 @@ async def compute_figures(store: Store, run_id: str) -> Figures:
         roles=_roles(seen, tests, calls),
         curve=Curve(train=_points(steps), val=_points(row for row in metrics if row.stage == "val")),
         pairs=choose_pairs(tasks, seen.firsts, success=SUCCESS),
-        health=_health(steps, seen.attempts),
+        health=_health(steps, seen.attempts, [row for row in metrics if row.stage == "guard"]),
         costs=_costs(run, steps, metrics, ended, calls),
         models=[_model(weights) for weights in await _weights(store, run_id)],
         decisions=decisions,
@@ -319,7 +335,7 @@ def _points(rows: Iterable[Metrics]) -> list[CurvePoint]:
     ]
 
 
-def _health(steps: Sequence[Metrics], attempts: Sequence[Attempt]) -> Health:
+def _health(steps: Sequence[Metrics], attempts: Sequence[Attempt], guard: Sequence[Metrics]) -> Health:
     failed = [attempt for attempt in attempts if attempt.state is AttemptState.FAILED]
     errors = (attempt.error.strip().splitlines()[-1] for attempt in failed if attempt.error and attempt.error.strip())
     return Health(
@@ -330,7 +346,17 @@ def _health(steps: Sequence[Metrics], attempts: Sequence[Attempt]) -> Health:
         failed_attempts=Counter(attempt.cause.value if attempt.cause else "unknown" for attempt in failed),
         failures=list(dict.fromkeys(errors))[:3],
         steps_without_rows=sum(1 for row in steps if row.values.get("rows") == 0),
+        guard=_guard_words(guard),
     )
+
+
+def _guard_words(rows: Sequence[Metrics]) -> list[GuardWord]:
+    said: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for row in rows:
+        for about, reason in row.values.items():
+            if about != "level":
+                said[about].append((row.step, str(reason)))
+    return [GuardWord(about, words[-1][1], words[-1][0], len(words)) for about, words in said.items()]
 
 
 def _costs(

@@ -35,6 +35,7 @@ def as_json(figures: Figures, places: Places) -> Mapping[str, JSON]:
         "trainable_calls_missing": health.trainable_calls_missing,
         "failed_attempts": dict(health.failed_attempts),
         "warnings": dict(health.warnings),
+        "guard": [asdict(word) for word in health.guard],
         "by_family": {
             family.family: {"n": family.tasks, "before": family.before, "after": family.after}
             for family in figures.families

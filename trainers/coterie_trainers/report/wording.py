@@ -64,6 +64,8 @@ def health_lines(figures: Figures) -> Iterator[tuple[bool, str]]:
             False,
             f"{counted(health.steps_without_rows, 'step')} had nothing to learn from: every reward of a group was equal",
         )
+    for word in health.guard:
+        yield False, f"guard ({word.about}): {word.reason}; at {counted(word.steps, 'step')}, last at step {word.step}"
     for decision in figures.decisions:
         if decision.kind in ("stopped", "rolled_back"):
             yield False, f"{decision.kind.replace('_', ' ')}: {decision.evidence.get('reason', decision.subject)}"
