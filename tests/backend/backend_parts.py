@@ -56,9 +56,9 @@ class Caller:
     def __init__(self, endpoint: Endpoint) -> None:
         self.client = openai.AsyncOpenAI(base_url=endpoint.base_url, api_key="none", max_retries=0, timeout=60)
 
-    async def ask(self, text: str, max_tokens: int = 12, temperature: float = 1.0) -> Answer:
+    async def ask(self, text: str, max_tokens: int = 12, temperature: float = 1.0, *, model: str = "team") -> Answer:
         raw = await self.client.chat.completions.with_raw_response.create(
-            model="team",
+            model=model,
             messages=[{"role": "user", "content": text}],
             max_tokens=max_tokens,
             temperature=temperature,

@@ -6,8 +6,8 @@ import string
 from pathlib import Path
 
 
-def make_tiny_llama(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
-    """Write it; one token a character, roles as words, ``<end>`` ends a message."""
+def make_tiny_llama(folder: Path, *, tied: bool = True, seed: int = 0, padding: int = 0) -> Path:
+    """Write it; one token a character, roles as words, ``<end>`` ends a message; ``padding`` rows stand for no token."""
     import torch
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from tokenizers.decoders import Fuse
@@ -27,7 +27,7 @@ def make_tiny_llama(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     shape = LlamaConfig(
-        vocab_size=len(fast),
+        vocab_size=len(fast) + padding,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,

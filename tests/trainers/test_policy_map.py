@@ -135,7 +135,7 @@ def test_a_frozen_policy_may_stay_silent_and_one_that_spoke_once_too():
         ({"judge": {"hosted": HOSTED, "model": "m"}}, "leave out 'model'"),
         ({"guide": {"model": "m", "frozen": True, "schedule": "cosine"}}, "frozen policy is never trained.*'schedule'"),
         ({"guide": {"roles": ["guide"]}}, "'model' is missing"),
-        ({"critic": {"model": "m", "adapter": {"rank": 0}}}, "greater than 0"),
+        ({"critic": {"model": "m", "adapter": {"rank": 0}}}, "greater than or equal to 1"),
         ({"critic": {"model": "m", "schedule": "exponential"}}, "'cosine'"),
     ],
 )

@@ -102,7 +102,7 @@ class Dataset(Section):
 class Adapter(Section):
     """A LoRA adapter (arXiv 2106.09685): the policy is its model, which stays as it is, and this beside it."""
 
-    rank: PositiveInt = 16
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: PositiveInt = 32
     """The adapter's product is scaled by ``alpha / rank``."""
     target_modules: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "all-linear"
@@ -711,6 +711,9 @@ class TrainConfig(Section):
         for_all = [name for name, policy in self.policies.items() if not policy.roles]
         if for_all and len(self.policies) > 1:
             raise ValueError(f"policies: {for_all[0]!r} names no roles and so plays all; give each policy its roles")
+        for name in self.policies:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(f"policies: the name {name!r} is no file name; use letters, digits, '-', '_' and '.'")
         player: dict[str, str] = {}
         for name, policy in self.policies.items():
             for role in policy.roles:

@@ -103,9 +103,9 @@ def with_schedule_lengths(config: TrainConfig) -> dict[str, Policy]:
     trained = PolicyMap(config).trained
     steps = range(1, config.training.steps + 1)
     learns = [learning_policies(config.updates, trained, step) for step in steps]
-    found = {}
-    for name, policy in config.policies.items():
+    found = dict(config.policies)
+    for name in trained:
+        policy = config.policies[name]
         updates = policy.schedule.steps or max(1, sum(name in each for each in learns))
-        schedule = policy.schedule.model_copy(update={"steps": updates})
-        found[name] = policy.model_copy(update={"schedule": schedule})
+        found[name] = policy.model_copy(update={"schedule": policy.schedule.model_copy(update={"steps": updates})})
     return found

@@ -77,12 +77,11 @@ class Workspace:
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint after ``step`` steps lies."""
-        return self.checkpoints / f"step-{step:06d}"
+        return checkpoint_folder(self.folder, step)
 
     def saved_steps(self) -> list[int]:
         """The steps that have a whole checkpoint, in order."""
-        found = (re.fullmatch(r"step-(\d{6})", path.name) for path in self.checkpoints.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        return saved_steps(self.folder)
 
     def run_id(self) -> str | None:
         """The run that the folder belongs to; None in a new one."""
@@ -116,3 +115,14 @@ class Workspace:
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(parents=True)
         self.logs.mkdir(parents=True)
+
+
+def checkpoint_folder(work: Path, step: int) -> Path:
+    """Where a work folder has the checkpoint after ``step`` steps."""
+    return work / "checkpoints" / f"step-{step:06d}"
+
+
+def saved_steps(work: Path) -> list[int]:
+    """The steps that have a whole checkpoint in a work folder, in order."""
+    found = (re.fullmatch(r"step-(\d{6})", path.name) for path in (work / "checkpoints").glob("*"))
+    return sorted(int(match[1]) for match in found if match)

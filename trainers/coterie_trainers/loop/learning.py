@@ -103,7 +103,7 @@ class Learner:
             returns_N=returns_N,
         )
         learning = self.policies.learns(step)
-        policies = [policy for policy, rows in batch.rows.items() if rows and policy in learning]
+        policies = [policy for policy in self.policies.trained if policy in learning and batch.rows.get(policy)]
         return Lesson(collected.episodes, turns, advantages_N, batch, policies)
 
     async def update(self, lesson: Lesson) -> dict[str, float]:

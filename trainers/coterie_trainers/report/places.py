@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,13 +60,23 @@ def next_commands(figures: Figures, places: Places) -> Sequence[tuple[str, str]]
     where = ["--out", str(places.work)] if places.work else ["--store", places.store]
     commands.append((shlex.join(["coterie", "report", run.id, *where]), "shows this again"))
     if run.state is RunState.SUCCEEDED:
-        commands += [(shlex.join(["vllm", "serve", model.path]), f"serves {model.policy}") for model in figures.models]
+        commands += [(_serve_command(model.policy, model.path), f"serves {model.policy}") for model in figures.models]
         if again:
             seed = run.config.get("seed", 0)
             other = int(seed) + 1 if isinstance(seed, int | float | str) else 1
             commands.append((f"{again} --seed {other} --out seed-{other}", "trains from another seed"))
             commands.append((again.partition(" && ")[0], "has the program, the tasks and the settings: change them"))
     return commands
+
+
+def _serve_command(policy: str, path: str) -> str:
+    """How vLLM serves a policy; an adapter is served on its model."""
+    settings = Path(path) / "adapter_config.json"
+    if not settings.is_file():
+        return shlex.join(["vllm", "serve", path])
+    adapter = json.loads(settings.read_text())
+    options = ["--enable-lora", "--max-lora-rank", str(adapter["r"]), "--lora-modules", f"{policy}={path}"]
+    return shlex.join(["vllm", "serve", adapter["base_model_name_or_path"], *options])
 
 
 def _train_command(figures: Figures, places: Places) -> str | None:

@@ -1,4 +1,4 @@
-"""``LocalBackend``: starts a server and a trainer a policy, and passes rows and weights between them."""
+"""``LocalBackend``: starts the servers and trainers of the policies, and passes rows and weights between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,9 @@ from coterie.interfaces import PolicyUpdate, TrainingRow
 from coterie.vocabulary import JSON, Endpoint
 from coterie_trainers import config
 from coterie_trainers.backends.local.device import Device, installed_device
-from coterie_trainers.backends.local.server import ModelServer, ServerPlan, require_model
+from coterie_trainers.backends.local.groups import ServerGroup, TrainerGroup, group
+from coterie_trainers.backends.local.model_folder import PROBE, require_model, require_same_tokens
+from coterie_trainers.backends.local.server import ModelServer, ServerPlan
 from coterie_trainers.backends.local.trainer import Trainer, TrainerPlan
 from coterie_trainers.backends.local.whole_folder import whole_folder
 
@@ -54,9 +56,6 @@ class LocalBackend:
             seed: Of sampling and of the order of rows.
             critic: Its section ``critic``: each policy gets one.
         """
-        other = [name for name, policy in policies.items() if policy.adapter or not policy.trained]
-        if other:
-            raise ConfigError(f"policies.{other[0]}: this backend trains whole policies only.")
         self._policies = dict(policies)
         self._settings = settings
         self._loss = loss
@@ -66,9 +65,12 @@ class LocalBackend:
         self._critic = critic
         self._device = installed_device()
         self._runtime: Path | None = None
+        self._groups = group(policies, folder)
         self._servers: dict[str, ModelServer] = {}
+        """Policy → its server; several may share one."""
         self._trainers: dict[str, Trainer] = {}
-        self._versions = dict.fromkeys(policies, 0)
+        """Policy → its trainer; adapters may share one."""
+        self._versions = {name: 0 for name, policy in policies.items() if policy.trained}
         self._changed: set[str] = set()
         """Policies whose trainer is ahead of the server."""
         self._broken: str | None = None
@@ -79,27 +81,26 @@ class LocalBackend:
         """Start servers and trainers; gives policy → endpoint, ready to answer.
 
         Raises:
-            ConfigError: verl or vLLM is not installed, or a policy's model is no Hugging Face folder.
+            ConfigError: verl or vLLM is not installed, a policy's model is no Hugging Face folder, or its vocabulary or
+                tokens are not its tokenizer's.
             BackendError: a process ended or was not ready in time; the message ends with its last log lines.
         """
-        models = {name: self._folder / policy.model for name, policy in self._policies.items()}
-        for name, model in models.items():
-            require_model(name, model)
+        for each in self._groups:
+            for name in each.policies:
+                require_model(name, each.model)
         _require_packages()
         self._runtime = Path(tempfile.mkdtemp(prefix="coterie-"))
         deadline = time.monotonic() + self._settings.start_seconds
         try:
             await self._make_room(self._runtime, deadline)
-            for index, (name, model) in enumerate(models.items()):
-                self._start(index, name, model)
-            parts: list[ModelServer | Trainer] = [*self._servers.values(), *self._trainers.values()]
-            waits = [part.wait_ready for part in parts]
+            for index, each in enumerate(self._groups):
+                self._start(index, each)
+            waits = [part.wait_ready for part in self._parts()]
             await self._all(*(lambda wait=wait: wait(deadline) for wait in waits))
-            for name in self._policies:
+            for name in self._versions:
                 # The first transfer and the first request are slow: let them be over when the endpoint is handed out.
                 await self._bring(name, 0, max(1.0, deadline - time.monotonic()))
-            warm = [(server, name) for name, server in self._servers.items()]
-            await self._all(*(lambda server=server, name=name: server.warm_up(name, 60.0) for server, name in warm))
+            await self._all(*(lambda name=name: self._try_out(name) for name in self._servers))
         except BaseException:
             await self.close()
             raise
@@ -118,7 +119,8 @@ class LocalBackend:
         """
         trainer = self._trainer(policy)
         columns = _columns(policy, rows)
-        answer = await self._run(lambda: trainer.call("update", columns=columns, temperature=temperature))
+        whose = self._whose(policy)
+        answer = await self._run(lambda: trainer.call("update", columns=columns, temperature=temperature, **whose))
         self._changed.add(policy)
         return PolicyUpdate(policy, len(rows), sum(map(sum, columns["response_mask"])), answer["metrics"])
 
@@ -131,12 +133,16 @@ class LocalBackend:
         trainer = self._trainer(policy)
         if self._critic is None:
             raise BackendError(f"values of policy {policy!r}: there is no critic. Add the section 'critic'.")
-        columns = _columns(policy, rows)
-        found: Sequence[Sequence[float]] = (await self._run(lambda: trainer.call("values", columns=columns)))["values"]
+        columns, whose = _columns(policy, rows), self._whose(policy)
+        found: Sequence[Sequence[float]] = (await self._run(lambda: trainer.call("values", columns=columns, **whose)))[
+            "values"
+        ]
         return found
 
     async def publish(self, policy: str) -> int:
-        """Bring the trainer's weights to the server; gives the new policy version. Completions wait meanwhile.
+        """Bring the trainer's weights to the server; gives the new policy version.
+
+        Completions wait meanwhile, except those of adapters, which change without a pause.
 
         Raises:
             BackendError: a process ended, or it took longer than ``backend.sync_seconds``. The backend is then of no
@@ -149,7 +155,7 @@ class LocalBackend:
 
     async def save(self, folder: Path) -> Mapping[str, JSON]:
         """Write everything that ``load`` needs; ``folder`` is whole or as it was. See ``Backend.save``."""
-        for name in self._policies:
+        for name in self._versions:
             self._trainer(name)
         return await self._run(lambda: self._save(folder))
 
@@ -162,19 +168,19 @@ class LocalBackend:
         Raises:
             BackendError: the folder holds no checkpoint of these policies, or a process failed.
         """
-        saved = _read_versions(folder, self._policies)
-        for name in self._policies:
-            trainer = self._trainer(name)
-            await self._run(lambda trainer=trainer, name=name: trainer.call("load", folder=str(folder / name)))  # type: ignore[misc]
+        saved = _read_versions(folder, self._versions)
+        for name in self._versions:
+            await self._run(self._load_one(name, folder / name))
             version = saved[name] if saved[name] >= self._versions[name] else self._versions[name] + 1
+            if version == self._versions[name] and self._policies[name].adapter:
+                version += 1  # An adapter's name is never used twice.
             await self._bring(name, version, self._settings.sync_seconds)
         return dict(self._versions)
 
     async def close(self) -> None:
         """Stop everything; leaves no process, socket or shared memory. Safe to call twice, and after a failure."""
         self._broken = "the backend is closed"
-        parts: list[ModelServer | Trainer] = [*self._servers.values(), *self._trainers.values()]
-        stops = [part.stop for part in parts]
+        stops = [part.stop for part in self._parts()]
         if stops:
             with ThreadPoolExecutor(len(stops)) as stoppers:
                 loop = asyncio.get_running_loop()
@@ -187,40 +193,57 @@ class LocalBackend:
             self._runtime = None
         self._threads.shutdown(wait=False)
 
-    def _start(self, index: int, name: str, model: Path) -> None:
+    def _start(self, index: int, servers: ServerGroup) -> None:
+        """Start one server and what trains its policies."""
         assert self._runtime is not None
-        policy = self._policies[name]
-        runtime = self._runtime
-        weight_socket = f"ipc://{runtime}/trainer-{index}/weights"
-        logs = self._folder / "logs"
-        server = ServerPlan(
-            name,
-            model,
-            weight_socket,
-            runtime / f"server-{index}",
-            logs / f"server-{name}.log",
-            self._seed,
-            self._device,
+        label = ", ".join(servers.policies)
+        as_it_is = tuple(name for name in servers.policies if name not in servers.adapters)
+        whole = next((each for each in servers.trainers if each.adapter is None), None)
+        server = self._start_server(
+            ServerPlan(
+                label,
+                servers.model,
+                f"ipc://{self._runtime}/trainer-{index}-0/weights" if whole else "",
+                self._runtime / f"server-{index}",
+                self._folder / "logs" / f"server-{_file_name(servers.policies)}.log",
+                self._seed,
+                self._device,
+                names=as_it_is,
+                adapters=len(servers.adapters),
+                adapter_rank=servers.rank,
+            )
         )
-        self._servers[name] = self._start_server(server)
-        trainer = TrainerPlan(
-            policy=name,
+        self._servers |= dict.fromkeys(servers.policies, server)
+        for number, trained in enumerate(servers.trainers):
+            runtime = self._runtime / f"trainer-{index}-{number}"
+            log = self._folder / "logs" / f"trainer-{_file_name(trained.policies)}.log"
+            trainer = self._start_trainer(self._trainer_plan(servers.model, trained, runtime), runtime, log)
+            self._trainers |= dict.fromkeys(trained.policies, trainer)
+
+    def _trainer_plan(self, model: Path, trained: TrainerGroup, runtime: Path) -> TrainerPlan:
+        policy = self._policies[trained.policies[0]]
+        return TrainerPlan(
+            policy=", ".join(trained.policies),
             model=str(model),
-            weight_socket=weight_socket,
+            weight_socket=f"ipc://{runtime}/weights",
             shared_memory=f"coterie-{secrets.token_hex(6)}",
-            rendezvous=f"{runtime}/trainer-{index}/rendezvous",
+            rendezvous=f"{runtime}/rendezvous",
             learning_rate=policy.learning_rate,
+            schedule=policy.schedule.model_dump(mode="json"),
             betas=policy.betas,
             weight_decay=policy.weight_decay,
             clip_grad=policy.clip_grad,
             loss=self._loss.model_dump(mode="json"),
             horizon=self._loss.horizon or self._sampling.max_tokens,
             critic=self._critic.model_dump(mode="json") if self._critic else None,
+            adapter=trained.adapter.model_dump(mode="json") if trained.adapter else None,
+            policies={
+                name: self._policies[name].model_dump(mode="json") for name in trained.policies if trained.adapter
+            },
             max_tokens_per_pass=self._settings.max_tokens_per_pass,
             seed=self._seed,
             on_cpu=self._device is Device.CPU,
         )
-        self._trainers[name] = self._start_trainer(trainer, runtime / f"trainer-{index}", logs / f"trainer-{name}.log")
 
     async def _make_room(self, runtime: Path, deadline: float) -> None:
         """Before anything is started: have a place for it. Here that is this machine."""
@@ -232,17 +255,40 @@ class LocalBackend:
         return ModelServer(plan, self._settings)
 
     def _start_trainer(self, plan: TrainerPlan, runtime: Path, log: Path) -> Trainer:
-        threads = max(1, len(os.sched_getaffinity(0)) // len(self._policies))
+        trainers = sum(len(each.trainers) for each in self._groups)
+        threads = max(1, len(os.sched_getaffinity(0)) // trainers)
         return Trainer(plan, device=self._device, runtime=runtime, log=log, threads=threads)
 
+    def _parts(self) -> list[ModelServer | Trainer]:
+        """Every process once."""
+        return [*dict.fromkeys(self._servers.values()), *dict.fromkeys(self._trainers.values())]
+
+    def _try_out(self, policy: str) -> None:
+        """The first request of a policy: it is slow, and shows whether the server gives what training needs."""
+        server, policy_model = self._servers[policy], self._policies[policy]
+        model = f"{policy}@0" if policy_model.adapter else policy
+        server.warm_up(model, 60.0)
+        require_same_tokens(policy, self._folder / policy_model.model, server.tokenize(model, PROBE, 60.0))
+
     def _endpoint(self, name: str) -> Endpoint:
-        sampling = self._sampling
+        policy, sampling = self._policies[name], self._sampling
+        if policy.hosted:
+            key = policy.hosted.api_key
+            return Endpoint(
+                base_url=policy.hosted.base_url,
+                model=policy.hosted.model,
+                policy=name,
+                roles=tuple(policy.roles),
+                api_key_env=key.removeprefix("env:") if key else None,
+                token_ids=False,
+            )
+        version = self._versions.get(name, 0)
         return Endpoint(
             base_url=self._servers[name].base_url,
-            model=name,
+            model=f"{name}@{version}" if policy.adapter else name,
             policy=name,
-            version=self._versions[name],
-            roles=tuple(self._policies[name].roles),
+            version=version,
+            roles=tuple(policy.roles),
             sampling={
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
@@ -253,19 +299,34 @@ class LocalBackend:
     def _trainer(self, policy: str) -> Trainer:
         if policy not in self._policies:
             raise BackendError(f"there is no policy {policy!r}; there are: {', '.join(sorted(self._policies))}.")
+        if not self._policies[policy].trained:
+            kind = "hosted" if self._policies[policy].hosted else "frozen"
+            raise BackendError(f"the policy {policy!r} is {kind}: it is never trained, and has no other versions.")
         if self._broken is not None:
             raise BackendError(f"The backend cannot be used any more: {self._broken}")
         if policy not in self._trainers:
             raise BackendError("The backend is not running: call serve() first.")
         return self._trainers[policy]
 
+    def _whose(self, policy: str) -> dict[str, Any]:
+        """What a trainer of several adapters is told besides."""
+        return {"policy": policy} if self._policies[policy].adapter else {}
+
+    def _load_one(self, policy: str, folder: Path) -> Callable[[], Any]:
+        trainer, whose = self._trainer(policy), self._whose(policy)
+        return lambda: trainer.call("load", folder=str(folder), **whose)
+
     async def _bring(self, policy: str, version: int, seconds: float) -> None:
-        """The server takes and the trainer sends, at the same time; either's failure ends both."""
-        server, trainer = self._servers[policy], self._trainers[policy]
-        sides = [
-            self._run(lambda: server.receive_weights(version, seconds)),
-            self._run(lambda: trainer.call("send_weights", within=seconds, seconds=seconds)),
-        ]
+        """Let the server have what the trainer has, as this version; either's failure ends both."""
+        server = self._servers[policy]
+        if self._policies[policy].adapter:
+            sides: list[Awaitable[Any]] = [self._run(lambda: self._bring_adapter(policy, version, seconds))]
+        else:
+            trainer = self._trainers[policy]
+            sides = [  # The server takes and the trainer sends, at the same time.
+                self._run(lambda: server.receive_weights(version, seconds)),
+                self._run(lambda: trainer.call("send_weights", within=seconds, seconds=seconds)),
+            ]
         tasks = [asyncio.ensure_future(side) for side in sides]
         try:
             await asyncio.wait_for(asyncio.gather(*tasks), seconds + 5)
@@ -279,15 +340,21 @@ class LocalBackend:
         self._versions[policy] = version
         self._changed.discard(policy)
 
+    def _bring_adapter(self, policy: str, version: int, seconds: float) -> None:
+        assert self._runtime is not None
+        folder = self._runtime / "adapters" / f"{policy}@{version}"
+        self._trainers[policy].call("write_adapter", within=seconds, policy=policy, folder=str(folder))
+        self._servers[policy].load_adapter(policy, version, folder, seconds)
+
     def _save(self, folder: Path) -> Mapping[str, JSON]:
         began = time.monotonic()
-        versions = {name: self._versions[name] + (name in self._changed) for name in self._policies}
+        versions = {name: version + (name in self._changed) for name, version in self._versions.items()}
         with whole_folder(folder) as partial:
             for name, trainer in self._trainers.items():
                 (partial / name).mkdir()
-                trainer.call("save", folder=str(partial / name))
+                trainer.call("save", folder=str(partial / name), **self._whose(name))
             (partial / _VERSIONS).write_text(json.dumps({"format": _FORMAT, "policies": versions}, indent=1))
-        models = {name: str(folder / name / "model") for name in self._policies}
+        models = {name: str(folder / name / "model") for name in versions}
         return {"versions": versions, "models": models, "seconds": round(time.monotonic() - began, 3)}
 
     async def _run(self, work: Callable[[], _Result]) -> _Result:
@@ -326,7 +393,11 @@ def _columns(policy: str, rows: Sequence[TrainingRow]) -> dict[str, list[Any]]:
     }
 
 
-def _read_versions(folder: Path, policies: Mapping[str, config.Policy]) -> dict[str, int]:
+def _file_name(policies: Sequence[str]) -> str:
+    return "+".join(policies)
+
+
+def _read_versions(folder: Path, policies: Mapping[str, int]) -> dict[str, int]:
     try:
         content = json.loads((folder / _VERSIONS).read_text())
         versions = {str(name): int(version) for name, version in content["policies"].items()}

@@ -1,16 +1,19 @@
 """An ASGI middleware for a stock ``vllm serve``: policy versions, and the pause in which weights change.
 
 vLLM loads it into the API server with ``--middleware``; it reaches the engine through ``app.state``. Completions wait
-at the gate while weights change, so every answer comes from one version, which its headers name. The driver's calls
-under ``/coterie/`` need the token of the environment variable ``COTERIE_GATE_TOKEN``.
+at the gate while weights change, so every answer comes from one version, which its headers name. Adapters change without a
+pause: each version has a name of its own. The driver's calls under ``/coterie/`` need the token of the environment variable
+``COTERIE_GATE_TOKEN``.
 
     GET  /coterie/policy    {"version": 3, "in_flight": 0, "whole": true}
     POST /coterie/weights   {"version": 4, "seconds": 60}: drains, receives the weights from the trainer, opens again
+    POST /coterie/adapter   {"policy": "coder", "version": 4, "folder": "/…"}: loads it as coder@4, unloads old ones
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -19,6 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 from coterie.conventions import HEADER_POLICY_VERSION, HEADER_POLICY_VERSION_END
+from coterie_trainers.backends.local.served_adapters import ServedAdapter, ServedAdapters
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -48,12 +52,16 @@ class PolicyGate:
         self._idle = asyncio.Event()
         self._idle.set()
         self._changing = asyncio.Lock()
+        self._adapters = ServedAdapters()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         path = scope.get("path", "")
         if scope["type"] == "http" and path in GENERATING:
-            await self._generate(scope, receive, send)
+            if self._adapters:
+                await self._generate_with_adapter(scope, receive, send)
+            else:
+                await self._generate(scope, receive, send)
         elif scope["type"] == "http" and path.startswith("/coterie/"):
             await self._manage(path, scope, receive, send)
         else:
@@ -65,22 +73,33 @@ class PolicyGate:
             error = "the last weights did not arrive whole; publish again or restart the backend"
             await _answer(send, 503, {"error": {"message": error, "type": "weights_not_whole"}})
             return
-        admitted = str(self._version).encode()
+        admitted = self._version
         self._in_flight += 1
         self._idle.clear()
-
-        async def send_with_version(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                versions = [(_VERSION, admitted), (_VERSION_END, str(self._version).encode())]
-                message["headers"] = [*message.get("headers", ()), *versions]
-            await send(message)
-
         try:
-            await self._app(scope, receive, send_with_version)
+            await self._app(scope, receive, _with_versions(send, admitted, lambda: self._version))
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.set()
+
+    async def _generate_with_adapter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that names an adapter goes to the version that it names, else to the newest; others to the model."""
+        body = await _body(receive)
+        request = _request_in(body)
+        adapter = self._adapters.named(str(request.get("model")))
+        if adapter is None:
+            await self._generate(scope, _again(body, receive), send)
+            return
+        with self._adapters.in_use(adapter):
+            called = json.dumps({**request, "model": adapter.name}).encode()
+            await self._app(
+                scope,
+                _again(called, receive),
+                _with_versions(send, adapter.version, lambda: adapter.version),
+            )
+        state = scope["app"].state
+        await self._adapters.unload_old(state.engine_client, state.openai_serving_models)
 
     async def _manage(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         sent = dict(scope["headers"]).get(b"authorization", b"").decode(errors="replace")
@@ -89,11 +108,16 @@ class PolicyGate:
         elif path == "/coterie/policy":
             state = {"version": self._version, "in_flight": self._in_flight, "whole": self._whole}
             await _answer(send, 200, state)
-        elif path == "/coterie/weights" and scope["method"] == "POST":
+        elif path in ("/coterie/weights", "/coterie/adapter") and scope["method"] == "POST":
             asked = json.loads(await _body(receive))
+            state = scope["app"].state
+            engine = state.engine_client
             try:
-                engine = scope["app"].state.engine_client
-                figures = await _while_alive(engine, self._receive_weights(engine, **asked))
+                if path == "/coterie/weights":
+                    work = self._receive_weights(engine, **asked)
+                else:
+                    work = self._load_adapter(engine, state.openai_serving_models, **asked)
+                figures = await _while_alive(engine, work)
             except Exception as error:  # noqa: BLE001 - whatever it was, the driver must be told
                 await _answer(send, 500, {"error": f"{type(error).__name__}: {error}"})
             else:
@@ -123,6 +147,47 @@ class PolicyGate:
             finally:
                 self._open.set()
             return {"version": version, "drain": drained - began, "seconds": time.monotonic() - began}
+
+    async def _load_adapter(
+        self, engine: Any, models: Any, *, policy: str, version: int, folder: str
+    ) -> dict[str, float]:
+        async with self._changing:
+            began = time.monotonic()
+            await self._adapters.add(engine, models, ServedAdapter(policy, version, folder))
+            return {"version": version, "seconds": time.monotonic() - began}
+
+
+def _with_versions(send: Send, admitted: int, now: Callable[[], int]) -> Send:
+    """Adds the headers that name the version at admission and when the answer began."""
+
+    async def send_with_versions(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            versions = [(_VERSION, str(admitted).encode()), (_VERSION_END, str(now()).encode())]
+            message["headers"] = [*message.get("headers", ()), *versions]
+        await send(message)
+
+    return send_with_versions
+
+
+def _request_in(body: bytes) -> dict[str, Any]:
+    """A request; empty if it is malformed, about which vLLM says more."""
+    with contextlib.suppress(ValueError):
+        request = json.loads(body)
+        if isinstance(request, dict):
+            return request
+    return {}
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A body that has been read, to be read once more; after it comes what else the client sends."""
+    unread = [body]
+
+    async def receive_again() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        return await receive()
+
+    return receive_again
 
 
 async def _while_alive(engine: Any, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:

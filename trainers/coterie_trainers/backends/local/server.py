@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coterie.errors import ConfigError
 from coterie_trainers.backends.local.device import Device, environment
 from coterie_trainers.backends.local.gate import TOKEN_VARIABLE
 from coterie_trainers.backends.local.processes import GuardedProcess
+from coterie_trainers.backends.local.served_adapters import KEPT
 from coterie_trainers.config import ModelServers
 
 _CPU_BLOCK_TOKENS = 128
+_ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for the largest rank."""
+_BASE = "the-model-under-the-adapters"
+"""The name of a model that no policy plays as it is."""
 _PACKAGE = "coterie_trainers.backends.local"
 _SOCKET_VARIABLE = "COTERIE_WEIGHT_SOCKET"
 
@@ -30,7 +34,7 @@ class ServerPlan:
     """What one server needs to know."""
 
     policy: str
-    """The name under which the model is served."""
+    """Whose it is, for messages; with ``names`` empty also the name under which the model is served."""
     model: Path
     """Its Hugging Face folder."""
     weight_socket: str
@@ -44,6 +48,12 @@ class ServerPlan:
     """The address at which it listens and answers."""
     arguments: tuple[str, ...] = ()
     """More arguments for ``vllm serve``, before those of the configuration."""
+    names: tuple[str, ...] = ()
+    """The names under which the model is served as it is."""
+    adapters: int = 0
+    """How many policies are adapters on it."""
+    adapter_rank: int = 0
+    """The largest rank among these."""
 
 
 class ModelServer:
@@ -111,8 +121,44 @@ class ModelServer:
             raise self.process.failure(f"did not take the weights of version {version}: {answer.get('error')}")
         return answer
 
+    def load_adapter(self, policy: str, version: int, folder: Path, seconds: float) -> dict[str, Any]:
+        """Let it serve an adapter as ``policy@version`` from now on. The folder is the server's, which removes it.
+
+        Raises:
+            BackendError: it ended, refused, or took longer than ``seconds``.
+        """
+        body = {"policy": policy, "version": version, "folder": str(folder)}
+        try:
+            status, answer = self._request("POST", "/coterie/adapter", body, seconds)
+        except OSError as error:
+            time.sleep(0.5)  # A server that has just lost its engine needs a moment to end.
+            self.process.require_alive()
+            raise self.process.failure(f"did not load the adapter {policy}@{version}: {error!r}") from error
+        if status != http.HTTPStatus.OK:
+            raise self.process.failure(f"did not load the adapter {policy}@{version}: {answer.get('error')}")
+        return answer
+
+    def tokenize(self, model: str, text: str, seconds: float) -> list[int]:
+        """The token ids that it makes of a text, without special tokens.
+
+        Raises:
+            BackendError: it does not say.
+        """
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        try:
+            status, answer = self._request("POST", "/tokenize", body, seconds)
+        except OSError as error:
+            raise self.process.failure(f"did not tokenize a probe: {error!r}") from error
+        if status != http.HTTPStatus.OK or "tokens" not in answer:
+            raise self.process.failure(f"did not tokenize a probe: {answer.get('error')}")
+        return list(answer["tokens"])
+
     def warm_up(self, model: str, seconds: float) -> None:
-        """Make the first request, which is slower than those after it. A model without chat template is no error."""
+        """Make the first request, which is slower than those after it. A model without chat template is no error.
+
+        Raises:
+            BackendError: it failed, or its answer lacks the token ids or log-probs that training needs.
+        """
         body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "logprobs": True}
         try:
             status, answer = self._request("POST", "/v1/chat/completions", body | {"return_token_ids": True}, seconds)
@@ -120,6 +166,18 @@ class ModelServer:
             raise self.process.failure(f"did not answer the first request: {error!r}") from error
         if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
             raise self.process.failure(f"failed at the first request: {answer.get('error')}")
+        if status == http.HTTPStatus.OK:
+            choice = answer["choices"][0]
+            there = {
+                "prompt_token_ids": answer.get("prompt_token_ids"),
+                "token_ids": choice.get("token_ids"),
+                "logprobs": (choice.get("logprobs") or {}).get("content"),
+            }
+            missing = [name for name, value in there.items() if not value]
+            if missing:
+                raise self.process.failure(
+                    f"answers without {' and '.join(missing)}, which training needs; look at backend.server_args"
+                )
 
     def stop(self) -> None:
         """End it. Safe to call twice."""
@@ -143,7 +201,8 @@ class ModelServer:
 
 
 def _arguments(plan: ServerPlan, settings: ModelServers, port: int) -> list[str]:
-    common = ["serve", str(plan.model), "--served-model-name", plan.policy, "--host", plan.host, "--port", str(port)]
+    common = ["serve", str(plan.model), "--host", plan.host, "--port", str(port)]
+    common += ["--served-model-name", *(plan.names or (_BASE if plan.adapters else plan.policy,))]
     common += ["--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)]
     common += ["--seed", str(plan.seed), "--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
     common += ["--worker-extension-cls", f"{_PACKAGE}.weight_receiver.WeightReceiver"]
@@ -155,6 +214,11 @@ def _arguments(plan: ServerPlan, settings: ModelServers, port: int) -> list[str]
     else:
         # The trainer shares the GPU, so vLLM's default of nine tenths of its memory would leave it none.
         common += ["--gpu-memory-utilization", "0.4"]
+    if plan.adapters:
+        served = KEPT * plan.adapters + 1
+        rank = next((rank for rank in _ADAPTER_RANKS if rank >= plan.adapter_rank), plan.adapter_rank)
+        common += ["--enable-lora", "--max-loras", str(served), "--max-cpu-loras", str(served + plan.adapters)]
+        common += ["--max-lora-rank", str(rank)]
     return [*common, *plan.arguments, *settings.server_args]
 
 
@@ -179,14 +243,3 @@ def _free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-def require_model(policy: str, model: Path) -> None:
-    """Raise a ConfigError unless ``model`` is a Hugging Face folder with a model in it."""
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not (model / name).is_file()]
-    if not missing and not any(model.glob("*.safetensors")):
-        missing = ["model.safetensors"]
-    if missing:
-        raise ConfigError(
-            f"policies.{policy}.model: {model} is no Hugging Face folder: {', '.join(missing)} is missing."
-        )

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ class TrainerPlan:
     max_tokens_per_pass: int
     seed: int
     on_cpu: bool
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    """The policy's section ``schedule``."""
+    adapter: Mapping[str, Any] | None = None
+    """The section ``adapter`` of all its policies; None where the one policy is trained whole."""
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """With adapters, policy → its section of the configuration, whose rates and limits count; else empty."""
 
 
 class Trainer:

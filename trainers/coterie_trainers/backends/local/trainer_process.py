@@ -1,4 +1,4 @@
-"""The trainer process of one policy: does what the driver asks over a socket, one request after the other.
+"""The trainer process of one policy, or of several adapters: does what the driver asks over a socket, one request after the other.
 
 Run as ``python -m coterie_trainers.backends.local.trainer_process FD PLAN``; it ends when the driver's side closes.
 """
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from coterie_trainers.backends.local import channel
 from coterie_trainers.backends.local.trainer import TrainerPlan
 
-OPERATIONS = frozenset({"update", "values", "send_weights", "save", "load"})
-"""Methods of ``PolicyTrainer`` that the driver may call."""
+OPERATIONS = frozenset({"update", "values", "send_weights", "write_adapter", "save", "load"})
+"""Methods of ``PolicyTrainer`` and ``AdapterTrainer`` that the driver may call."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,9 +24,10 @@ def main(arguments: Sequence[str]) -> None:
     driver = socket.socket(fileno=int(descriptor))
     plan = TrainerPlan(**json.loads(plan_text))
 
+    from coterie_trainers.backends.local.adapter_trainer import AdapterTrainer
     from coterie_trainers.backends.local.verl_engine import PolicyTrainer
 
-    trainer = PolicyTrainer(plan)
+    trainer = AdapterTrainer(plan) if plan.adapter else PolicyTrainer(plan)
     channel.send(driver, {"ready": True})
     while True:
         try:

@@ -20,15 +20,16 @@ from tensordict import TensorDict
 from verl.workers.utils.padding import no_padding_2_padding
 
 from coterie_trainers.backends.local.ranks import gathered, rank, rank_count
+from coterie_trainers.backends.local.scheduled_rate import ScheduledRate
 from coterie_trainers.backends.local.trainer import TrainerPlan
 from coterie_trainers.backends.local.update_figures import UpdateFigures
 from coterie_trainers.backends.local.verl_checkpoint import load_state, load_weights, save_state
 from coterie_trainers.backends.local.verl_critic import Critic
 from coterie_trainers.backends.local.verl_loss import PassFigures, PolicyLoss, Share
 from coterie_trainers.backends.local.verl_rows import Row, forward, one_pass, passes_here, rows_of
-from coterie_trainers.backends.local.verl_worker import frozen_engine, pass_tokens, policy_engine
+from coterie_trainers.backends.local.verl_worker import pass_tokens, policy_engine, reference_engine
 from coterie_trainers.backends.local.weight_sender import send_weights
-from coterie_trainers.config import Loss
+from coterie_trainers.config import Loss, Schedule
 
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
 _WEIGHTS = "model.safetensors"
@@ -41,10 +42,14 @@ class PolicyTrainer:
         """Load the model and make the optimiser."""
         torch.manual_seed(plan.seed)
         self._plan = plan
-        self._updates = 0
+        self.updates = 0
+        """Updates so far."""
         self.engine = policy_engine(plan)
         self.loss = PolicyLoss(Loss.model_validate(plan.loss), horizon=plan.horizon)
-        self._reference = frozen_engine(plan) if self.loss.settings.kl else None
+        self.engine.lr_scheduler = ScheduledRate(
+            self.engine.optimizer, plan.learning_rate, Schedule.model_validate(plan.schedule)
+        )
+        self._reference = reference_engine(plan, self.engine) if self.loss.settings.kl else None
         self.critic = Critic(plan) if plan.critic is not None else None
         self.limit = pass_tokens(plan)
         self._warm_up()
@@ -65,7 +70,7 @@ class PolicyTrainer:
             self.critic.judge(rows)
             metrics |= self.critic.update(rows) | {"critic_warm_up": float(not learns)}
         metrics |= self._update_policy(rows, temperature) if learns else {"loss": 0.0, "grad_norm": 0.0}
-        self._updates += 1
+        self.updates += 1
         return {"metrics": metrics | {"seconds": time.monotonic() - began}}
 
     def values(self, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -113,7 +118,7 @@ class PolicyTrainer:
             _name_dtype(model / "config.json", "float32")
             save_file(weights, model / _WEIGHTS, metadata={"format": "pt"})
         trainer.mkdir(exist_ok=True)
-        more = {"random": self.engine.checkpoint_manager.get_rng_state(), "updates": self._updates}
+        more = {"random": self.engine.checkpoint_manager.get_rng_state(), "updates": self.updates}
         save_state(self.engine, trainer, more)
         if self.critic is not None:
             self.critic.save(Path(folder) / "critic")
@@ -126,7 +131,7 @@ class PolicyTrainer:
         if self.critic is not None:
             self.critic.load(Path(folder) / "critic")
         self.engine.checkpoint_manager.load_rng_state(state["random"])
-        self._updates = state["updates"]
+        self.updates = state["updates"]
         return {}
 
     def _warm_up(self) -> None:
@@ -144,7 +149,8 @@ class PolicyTrainer:
             for epoch in range(self.loss.settings.epochs):
                 for mini_batch in self._mini_batches(rows, epoch):
                     self._gradient_step(mini_batch, temperature, own)
-            learning_rate = float(self.engine.lr_scheduler_step())
+            learning_rate = float(self.engine.lr_scheduler.get_last_lr()[0])
+            self.engine.lr_scheduler_step()
         figures = UpdateFigures.of_all(gathered(own))
         return figures.summary() | self._correction_figures(figures) | {"lr": learning_rate}
 
@@ -167,7 +173,7 @@ class PolicyTrainer:
         """The rows of each gradient step: all of them, or random parts of equal size (± 1)."""
         count = min(self.loss.settings.mini_batches, len(rows))
         if count > 1:
-            rows = random.Random(f"{self._plan.seed}-{self._updates}-{epoch}").sample(rows, len(rows))
+            rows = random.Random(f"{self._plan.seed}-{self.updates}-{epoch}").sample(rows, len(rows))
         for number in range(count):
             yield rows[number * len(rows) // count : (number + 1) * len(rows) // count]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from verl.workers.engine_workers import TrainingWorker
 import coterie_trainers.backends.local.response_engine
 import coterie_trainers.backends.local.value_engine  # noqa: F401 - both register themselves
 from coterie_trainers.backends.local.trainer import TrainerPlan
+from coterie_trainers.backends.local.verl_lora import ModelUnderAdapter, model_settings, set_dropout
 from coterie_trainers.config import Critic
 
 _CPU_PASS_TOKENS = 4096
@@ -19,16 +21,21 @@ _CPU_PASS_TOKENS = 4096
 
 
 def policy_engine(plan: TrainerPlan) -> Any:
-    """The engine that trains a policy."""
-    return _engine(plan, "language_model", plan.model, _optimiser(plan))
+    """The engine that trains a policy, or the adapters of several."""
+    engine = _engine(plan, "language_model", plan.model, _optimiser(plan), model_settings(plan.adapter))
+    if plan.adapter and plan.adapter["dropout"]:
+        set_dropout(engine, plan.adapter["dropout"])
+    return engine
 
 
-def frozen_engine(plan: TrainerPlan) -> Any:
-    """The model that the policy began with, for forward passes only.
+def reference_engine(plan: TrainerPlan, trained: Any) -> Any:
+    """The model that the policy began with, for forward passes only. Under an adapter it is there already.
 
     verl's ``forward_only`` would keep it in the host's memory, pinned, which a CPU has not, and in 16 bits. An optimiser that never
     steps has no state, so what this costs is the weights.
     """
+    if plan.adapter:
+        return ModelUnderAdapter(trained)
     return _engine(plan, "language_model", plan.model, _optimiser(plan))
 
 
@@ -57,7 +64,13 @@ def _optimiser(plan: TrainerPlan) -> FSDPOptimizerConfig:
     )
 
 
-def _engine(plan: TrainerPlan, model_type: str, model: str, optimiser: FSDPOptimizerConfig) -> Any:
+def _engine(
+    plan: TrainerPlan,
+    model_type: str,
+    model: str,
+    optimiser: FSDPOptimizerConfig,
+    more: Mapping[str, Any] | None = None,
+) -> Any:
     worker = TrainingWorker(
         TrainingWorkerConfig(
             model_type=model_type,
@@ -66,6 +79,7 @@ def _engine(plan: TrainerPlan, model_type: str, model: str, optimiser: FSDPOptim
                 use_remove_padding=False,
                 enable_gradient_checkpointing=not plan.on_cpu,
                 override_config={"attn_implementation": "sdpa"},
+                **(more or {}),
             ),
             engine_config=FSDPEngineConfig(
                 strategy="fsdp2",
