@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from small_run import RUN, Fill
 
@@ -39,6 +41,19 @@ async def test_families_by_difficulty_and_roles(fill: Fill):
     assert (reviewer.reward_before, reviewer.reward_after) == (None, None)
     assert (coder.calls_before, coder.calls_after) == (1.0, 7 / 8), "the dead rollout left no call"
     assert coder.calls == 4 * 10 + 23, "those of training steps from the metrics, those of tests from the spans"
+
+
+async def test_mismatch_is_judged_where_the_weights_were_the_same(fill: Fill):
+    work = await fill()
+    async with coterie.connect(work / "store.db") as store:
+        (row,) = [row for row in await store.get_metrics(RUN, stage="train") if row.step == 4]
+        stale = {"staleness_max": 2.0, "role/coder/staleness_max": 2.0, "mismatch_max": 0.3}
+        await store.add_metrics([replace(row, values={**row.values, **stale})])
+    figures = await figures_of(work)
+    assert (figures.health.max_mismatch, figures.health.max_staleness) == (0.003, 2)
+    told = {line: well for well, line in health_lines(figures)}
+    assert told["asynchronous collection: turns were at most 2 policy versions old when they were trained on"]
+    assert [well for line, well in told.items() if "log-probabilities differ" in line] == [True]
 
 
 async def test_curve_health_and_costs(fill: Fill):

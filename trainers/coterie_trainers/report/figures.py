@@ -114,8 +114,11 @@ class Health:
     """What went wrong, and how exact the training was."""
 
     max_mismatch: float | None
-    """The largest absolute difference of a token's log-probability between rollout and trainer, over all steps."""
+    """The largest absolute difference of a token's log-probability between rollout and trainer, over all steps that trained
+    on turns of the present weights alone: elsewhere the weights differ, and so must the log-probabilities."""
     max_mismatch_kl: float | None
+    max_staleness: int
+    """How many policy versions old a turn was, at most, when it was trained on."""
     trainable_calls_missing: int
     """Calls of training rollouts that came without token ids or log-probabilities."""
     warnings: Mapping[str, int]
@@ -337,10 +340,12 @@ def _points(rows: Iterable[Metrics]) -> list[CurvePoint]:
 
 def _health(steps: Sequence[Metrics], attempts: Sequence[Attempt], guard: Sequence[Metrics]) -> Health:
     failed = [attempt for attempt in attempts if attempt.state is AttemptState.FAILED]
+    fresh = [row for row in steps if not row.values.get("staleness_max")]
     errors = (attempt.error.strip().splitlines()[-1] for attempt in failed if attempt.error and attempt.error.strip())
     return Health(
-        max_mismatch=max(_values_named(steps, "mismatch_max"), default=None),
-        max_mismatch_kl=max(_values_named(steps, "mismatch_kl"), default=None),
+        max_mismatch=max(_values_named(fresh, "mismatch_max"), default=None),
+        max_mismatch_kl=max(_values_named(fresh, "mismatch_kl"), default=None),
+        max_staleness=int(max(_values_named(steps, "staleness_max"), default=0)),
         trainable_calls_missing=int(sum(_values_named(steps, "untrainable"))),
         warnings=Counter(warning for attempt in attempts for warning in attempt.warnings),
         failed_attempts=Counter(attempt.cause.value if attempt.cause else "unknown" for attempt in failed),

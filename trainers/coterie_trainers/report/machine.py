@@ -28,6 +28,7 @@ def as_json(figures: Figures, places: Places) -> Mapping[str, JSON]:
         "steps": costs.steps,
         "max_logprob_mismatch": health.max_mismatch,
         "max_mismatch_kl": health.max_mismatch_kl,
+        "max_staleness": health.max_staleness,
         "rollouts": sum(costs.rollouts.values()),
         "rollouts_by_mode": dict(costs.rollouts),
         "calls_by_role": dict(costs.calls_by_role),

@@ -42,6 +42,9 @@ def health_lines(figures: Figures) -> Iterator[tuple[bool, str]]:
         fine = health.max_mismatch <= FINE_MISMATCH
         kl = "" if health.max_mismatch_kl is None else f", k3 estimate at most {health.max_mismatch_kl:.1e}"
         yield fine, f"rollout against trainer: log-probabilities differ by at most {health.max_mismatch:.1e}{kl}"
+    if health.max_staleness:
+        versions = counted(health.max_staleness, "policy version")
+        yield True, f"asynchronous collection: turns were at most {versions} old when they were trained on"
     missing = health.trainable_calls_missing
     yield (
         missing == 0,
