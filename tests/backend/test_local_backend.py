@@ -29,9 +29,12 @@ from left_behind import LeftBehind
 import coterie
 from coterie.assembly import load_episodes
 from coterie.errors import BackendError
-from coterie.vocabulary import Endpoint, Mode, RolloutState
+from coterie.vocabulary import Endpoint, Metrics, Mode, RolloutState
 from coterie_trainers import config
 from coterie_trainers.backends.local import LocalBackend
+from coterie_trainers.health.guard import judge
+from coterie_trainers.health.history import History
+from coterie_trainers.health.verdict import Level
 from coterie_trainers.loop import run as loop_run
 from coterie_trainers.progress_display import make_progress
 
@@ -138,6 +141,29 @@ async def test_a_reward_rises(running: Running) -> None:
         assert (await running.backend.update("team", rows)).metrics["mismatch_max"] < 1e-4
         await running.backend.publish("team")
     assert means[-1] > means[0] + 0.2
+
+
+async def test_the_guard_sees_a_policy_that_runs_away_from_its_server(running: Running, tmp_path: Path) -> None:
+    await running.backend.save(tmp_path / "good")
+    answers = await running.answers(48)
+    rewards = [sum(letter.isdigit() for letter in answer.text) / len(answer.token_ids) for answer in answers]
+    mean = sum(rewards) / len(rewards)
+    rows = [answer.row(reward - mean) for answer, reward in zip(answers, rewards, strict=True)]
+    history = History()
+    for step in range(1, 16):  # the same stale answers over and over: nothing is published
+        update = await running.backend.update("team", rows)
+        history.add(Metrics("run", step, {"success": mean, **update.metrics}))
+        verdict = judge(history, config.Guard())
+        assert verdict.level is not Level.STOP or step > 2
+        if verdict.level is Level.STOP:
+            break
+    assert verdict.level is Level.STOP
+    assert {finding.rule for finding in verdict.stops} <= {"mismatch", "clipping", "gradient"}
+    assert {finding.subject for finding in verdict.stops} & {"role 'writer'", "the policy"}
+
+    await running.backend.load(tmp_path / "good")
+    again = await running.backend.update("team", [answer.row() for answer in await running.answers(8)])
+    assert again.metrics["mismatch_max"] < 1e-4
 
 
 async def test_answers_under_load_come_from_one_version_each(running: Running, tmp_path: Path) -> None:
