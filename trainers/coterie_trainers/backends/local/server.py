@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,18 +167,10 @@ class ModelServer:
             raise self.process.failure(f"did not answer the first request: {error!r}") from error
         if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
             raise self.process.failure(f"failed at the first request: {answer.get('error')}")
-        if status == http.HTTPStatus.OK:
-            choice = answer["choices"][0]
-            there = {
-                "prompt_token_ids": answer.get("prompt_token_ids"),
-                "token_ids": choice.get("token_ids"),
-                "logprobs": (choice.get("logprobs") or {}).get("content"),
-            }
-            missing = [name for name, value in there.items() if not value]
-            if missing:
-                raise self.process.failure(
-                    f"answers without {' and '.join(missing)}, which training needs; look at backend.server_args"
-                )
+        if status == http.HTTPStatus.OK and (missing := lacks(answer)):
+            raise self.process.failure(
+                f"answers without {' and '.join(missing)}, which training needs; look at backend.server_args"
+            )
 
     def stop(self) -> None:
         """End it. Safe to call twice."""
@@ -198,6 +191,17 @@ class ModelServer:
             return answer.status, dict(json.loads(text or "{}"))
         except ValueError:
             return answer.status, {"error": text.decode(errors="replace")[:500]}
+
+
+def lacks(answer: Mapping[str, Any]) -> list[str]:
+    """What training needs and a chat completion does not have."""
+    choice = answer["choices"][0]
+    there = {
+        "prompt_token_ids": answer.get("prompt_token_ids"),
+        "token_ids": choice.get("token_ids"),
+        "logprobs": (choice.get("logprobs") or {}).get("content"),
+    }
+    return [name for name, value in there.items() if not value]
 
 
 def _arguments(plan: ServerPlan, settings: ModelServers, port: int) -> list[str]:
