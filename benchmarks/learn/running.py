@@ -58,9 +58,11 @@ def run_cell(work: Path, cell: Cell, changes: Mapping[str, Any]) -> None:
         *("--seed", str(cell.seed), "--out", str((folder / "work").resolve())),
         *("--json", str((folder / "figures.json").resolve()), *settings),
     ]
+    # On shared cores the threads of torch wait for each other at full speed: a warm start then takes many times as long.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with (folder / "log.txt").open("a") as log:
         code = subprocess.run(
-            command, cwd=cell.example, stdout=log, stderr=subprocess.STDOUT, env=os.environ, check=False
+            command, cwd=cell.example, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
         ).returncode
     if code != 0:
         raise CellFailedError(f"{cell} ended with exit code {code}; see {folder / 'log.txt'}")
