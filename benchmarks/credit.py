@@ -23,12 +23,13 @@ import numpy as np
 from gradients.exact import Model, Setting
 from gradients.measuring import ALL, ESTIMATORS, agreements
 from gradients.tables import plot, tables
-from gradients.tasks import LINE, TEAM
+from gradients.tasks import LINE, RUNS, TEAM
 
 SETTINGS = {
     "line, team's reward": Setting(LINE, own=False, scales={}),
     "team, team's reward": Setting(TEAM, own=False, scales={}),
     "team, own rewards": Setting(TEAM, own=True, scales={}),
+    "runs, own rewards": Setting(RUNS, own=True, scales={}),
     "team, own, one ×20": Setting(TEAM, own=True, scales={"reviewer": 20.0}),
 }
 SHOWN = 8

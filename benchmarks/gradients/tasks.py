@@ -2,7 +2,8 @@
 
 ``TEAM``: a manager decides which of two jobs the workers do, each worker tries, and once more if it failed, a reviewer who
 sees whether all succeeded accepts or sends back, and what was sent back is tried once more. The job of a kind of task is
-done when what *it* needs is done. ``LINE``: three roles, one call each, in a row.
+done when what *it* needs is done. ``LINE``: three roles, one call each, in a row. ``RUNS``: a manager has a worker run once or
+twice; a run goes on until it succeeds or has failed five times, so that those in vain are the long ones.
 
 A play is one way a rollout may go: the turns with their actions, the probability of everything that is chance, and rewards.
 """
@@ -146,8 +147,34 @@ def _play_line(dice: Dice, kind: str) -> None:
     dice.result.own = dict.fromkeys(("analyst", "coder", "reviewer"), float(success))
 
 
+CHANCES = {"easy": (0.7, 0.2), "hard": (0.35, 0.1)}
+"""How often a try of a run succeeds, by action."""
+TRIES = ("first", "second", "third", "fourth", "fifth")
+
+
+def _play_runs(dice: Dice, kind: str) -> None:
+    """Two runs succeed more often than one, and cost a quarter."""
+    runs = 1 + dice.act("manager", dice.begins(), kind, actions=2)
+    done = {f"manager/worker-{number}": False for number in range(runs)}
+    for path in done:
+        done[path] = _run(dice, kind, path)
+    team = float(any(done.values())) - 0.25 * (runs - 1)
+    dice.result.team = team
+    dice.result.own = {"manager": team, **{path: float(ok) for path, ok in done.items()}}
+
+
+def _run(dice: Dice, kind: str, path: str) -> bool:
+    invocation = dice.begins()
+    for number, which in enumerate(TRIES):
+        action = dice.act(path, invocation, kind, which, actions=2)
+        if dice.happens(CHANCES[kind][(action + number) % 2]):
+            return True
+    return False
+
+
 TEAM = TeamTask("team", _play_team, tuple(NEEDS))
 LINE = TeamTask("line", _play_line, ("easy", "hard"))
+RUNS = TeamTask("runs", _play_runs, ("easy", "hard"))
 
 
 def random_policy(rows: Mapping[Row, int], *, seed: int, spread: float = 0.7) -> dict[Row, np.ndarray]:
