@@ -21,7 +21,7 @@ from coterie_trainers.config import TrainConfig
 from coterie_trainers.loop import run as loop_run
 
 APP = """
-import asyncio, itertools
+import asyncio, itertools, random
 import coterie
 from openai import AsyncOpenAI
 
@@ -34,12 +34,12 @@ async def ask(task):
 
 @coterie.rollout
 async def uneven(task, mode):
-    number = next(made)  # rollouts of a group begin one after the other, so their rewards differ
+    number = next(made)
     await ask(task)
     if mode == "train":
         await asyncio.sleep(0.5 if number % 7 == 0 else 0.0)
         await ask(task)
-    return float(number % 2)
+    return random.random()  # no two are equal: every group has something to teach
 """
 
 
@@ -140,25 +140,36 @@ async def test_both_ways_draw_the_same_groups(folder, backend, monkeypatch):
     assert draws[0] == draws[1]
 
 
-async def test_a_run_that_was_cut_off_counts_nothing_twice(folder, backend, monkeypatch):
-    backend.fail_at = 4
-    settings = config(checkpoint_every=2)
-    with pytest.raises(RuntimeError, match="the trainer is gone"):
-        await train(folder, backend, settings, monkeypatch)
-    before = list(backend.updates[:2])  # those before the checkpoint
-    backend.fail_at = None
+@pytest.mark.parametrize(("killed", "fail_at", "checkpoint_every"), [(False, 4, 2), (True, 5, 2), (True, 2, 1)])
+async def test_a_run_that_was_cut_off_counts_nothing_twice(
+    folder, backend, monkeypatch, killed, fail_at, checkpoint_every
+):
+    backend.fail_at = fail_at
+    settings = config(checkpoint_every=checkpoint_every)
+    with monkeypatch.context() as dying:
+        if killed:
+            dying.setattr(loop_run, "_stop", nothing_more)
+        with pytest.raises(RuntimeError, match="the trainer is gone"):
+            await train(folder, backend, settings, monkeypatch)
+    saved = (fail_at - 1) // checkpoint_every * checkpoint_every
+    counted = backend.updates[:saved]
+    backend.updates, backend.fail_at = [], None
     run = await train(folder, backend, settings, monkeypatch)
     assert run.state is RunState.SUCCEEDED
-    assert backend.loaded[0] == "step-000002"
+    assert backend.loaded[0] == f"step-{saved:06d}"
     rows, rollouts = await left_in_store(folder, run)
     assert [row.step for row in rows] == [1, 2, 3, 4, 5, 6]
-    counted = [*before, *backend.updates[3:]]
     group_of = {rollout.id: rollout.group_id for rollout in rollouts}
-    # Rows come of groups with unequal rewards only; but a group that is trained is trained in one update.
-    trained = Counter(group for rows in counted for group in {group_of[row.rollout_id] for row in rows})
+    trained = Counter(
+        group for rows in [*counted, *backend.updates] for group in {group_of[row.rollout_id] for row in rows}
+    )
     assert set(trained.values()) == {1}
     assert {rollout.state for rollout in rollouts} <= {RolloutState.SUCCEEDED, RolloutState.CANCELLED}
     assert len({rollout.group_id for rollout in rollouts}) == 6 * 2
+
+
+async def nothing_more(*_: object) -> None:
+    """What a process does that was killed."""
 
 
 async def test_training_that_ends_early_leaves_nothing_in_flight(folder, backend, monkeypatch):

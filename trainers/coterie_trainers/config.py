@@ -480,7 +480,7 @@ class Runner(Section):
     where: Literal["here", "elsewhere"] = "here"
     """``elsewhere`` leaves the rollouts to ``coterie run`` on any machine that reaches the store."""
     concurrency: PositiveInt = 32
-    """Attempts at once, here."""
+    """Attempts at once, here. Elsewhere, with ``training.collection: async``: as many as all runners together play at once."""
     deadline_seconds: PositiveFloat = 60.0
     max_attempts: PositiveInt = 1
     lost_attempts: PositiveInt = 3
