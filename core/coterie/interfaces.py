@@ -66,7 +66,10 @@ class RewardShaper(Protocol):
 
 
 class AdvantageEstimator(Protocol):
-    """Turns samples into advantages: ``scale(reward - baseline(key(sample)))``."""
+    """Turns samples into advantages: ``scale(reward - baseline(key(sample)))``.
+
+    One that needs ``Sample.value`` has an attribute ``needs_values`` that is True: then a critic is asked first.
+    """
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
         """One advantage a sample, in order. A lone sample of a group gets 0."""

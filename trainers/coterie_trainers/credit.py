@@ -112,6 +112,11 @@ def turn_rewards(episode: Episode, credit: Credit) -> list[TurnReward]:
     ]
 
 
+def where(episode: Episode) -> str:
+    """How errors name an episode."""
+    return f"Attempt {episode.attempt_id} of rollout {episode.rollout_id}"
+
+
 def _sample(episode: Episode, turn: Turn, rewards: TurnReward, step: int) -> Sample:
     return Sample(
         task_id=episode.task_id,
@@ -131,13 +136,13 @@ def _shaped(name: str, shaper: RewardShaper, episode: Episode) -> Sequence[TurnR
     added = shaper(episode)
     if len(added) != len(episode.turns):
         raise RewardError(
-            f"{_where(episode)}: shaper {name!r} gave {len(added)} additions for {len(episode.turns)} turns. It must give "
+            f"{where(episode)}: shaper {name!r} gave {len(added)} additions for {len(episode.turns)} turns. It must give "
             "one a turn, in order."
         )
     for turn, each in zip(episode.turns, added, strict=True):
         if not (math.isfinite(each.outcome) and math.isfinite(each.step)):
             raise RewardError(
-                f"{_where(episode)}: shaper {name!r} adds {each.outcome} (with the turn {each.step}) to call "
+                f"{where(episode)}: shaper {name!r} adds {each.outcome} (with the turn {each.step}) to call "
                 f"{turn.call_id} of role {turn.role!r}; it must be a finite number."
             )
     return added
@@ -149,23 +154,23 @@ def _counting_rewards(episode: Episode, credit: Credit) -> list[Reward]:
     if not rewards:
         others = sorted({reward.name for reward in episode.rewards})
         raise RewardError(
-            f"{_where(episode)} has no reward named {name!r}"
+            f"{where(episode)} has no reward named {name!r}"
             + (f" (it has: {', '.join(others)}). " if others else ". ")
             + "Return a number from the rollout function, or {role: number}, or call coterie.reward(...) in it."
         )
     for reward in rewards:
         if not math.isfinite(reward.value):
             raise RewardError(
-                f"{_where(episode)}: reward {reward.id} of {reward.source!r} is {reward.value}, which is no finite number."
+                f"{where(episode)}: reward {reward.id} of {reward.source!r} is {reward.value}, which is no finite number."
             )
         if credit.range is not None and not credit.range[0] <= reward.value <= credit.range[1]:
             raise RewardError(
-                f"{_where(episode)}: reward {reward.id} of {reward.source!r} is {reward.value:g}, outside of credit.range "
+                f"{where(episode)}: reward {reward.id} of {reward.source!r} is {reward.value:g}, outside of credit.range "
                 f"[{credit.range[0]:g}, {credit.range[1]:g}]. Mend who gives it, or widen the range."
             )
         if (reward.rollout_id, reward.attempt_id) != (episode.rollout_id, episode.attempt_id):
             raise RewardError(
-                f"{_where(episode)} holds reward {reward.id}, which belongs to attempt {reward.attempt_id} "
+                f"{where(episode)} holds reward {reward.id}, which belongs to attempt {reward.attempt_id} "
                 f"of rollout {reward.rollout_id}."
             )
     return rewards
@@ -191,7 +196,7 @@ def _check_bound(episode: Episode, kind: str, bound: Mapping[str, float], presen
     if lost:
         there = ", ".join(map(repr, sorted(set(present)))) or "none: no LLM call was recorded"
         raise RewardError(
-            f"{_where(episode)}: a reward is bound to {kind} {lost[0]!r}, which made no call. "
+            f"{where(episode)}: a reward is bound to {kind} {lost[0]!r}, which made no call. "
             f"What made one: {there}. Bind the reward to one of these, or leave it out for this attempt."
         )
 
@@ -199,7 +204,7 @@ def _check_bound(episode: Episode, kind: str, bound: Mapping[str, float], presen
 def _finite(value: float, turn: Turn, episode: Episode) -> float:
     if not math.isfinite(value):
         raise RewardError(
-            f"{_where(episode)}: the rewards of call {turn.call_id} add up to {value}. Use rewards of a smaller scale."
+            f"{where(episode)}: the rewards of call {turn.call_id} add up to {value}. Use rewards of a smaller scale."
         )
     return value
 
@@ -213,7 +218,3 @@ def _check_one_episode_a_rollout(episodes: Sequence[Episode]) -> None:
                 f"{episode.attempt_id}. A rollout counts once: give only the attempt that succeeded."
             )
         attempts[episode.rollout_id] = episode.attempt_id
-
-
-def _where(episode: Episode) -> str:
-    return f"Attempt {episode.attempt_id} of rollout {episode.rollout_id}"

@@ -27,11 +27,6 @@ def concerns(turn: Turn, roles: Sequence[str] | None) -> bool:
     return turn.error is None and (roles is None or turn.role in roles)
 
 
-def where(episode: Episode) -> str:
-    """How errors name an episode."""
-    return f"Attempt {episode.attempt_id} of rollout {episode.rollout_id}"
-
-
 def check_positive(shaper: str, **options: float) -> None:
     """Refuse options that are not above zero.
 

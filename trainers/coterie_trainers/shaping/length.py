@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from coterie.episodes import Episode
 from coterie.errors import ConfigError, RewardError
 from coterie.interfaces import TurnReward
-from coterie_trainers.shaping.bound import check_positive, concerns, for_calls, where
+from coterie_trainers.credit import where
+from coterie_trainers.shaping.bound import check_positive, concerns, for_calls
 
 
 class Length:

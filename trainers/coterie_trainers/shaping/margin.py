@@ -18,7 +18,8 @@ from collections import defaultdict
 from coterie.episodes import Episode
 from coterie.errors import RewardError
 from coterie.interfaces import TurnReward
-from coterie_trainers.shaping.bound import check_positive, for_roles, where
+from coterie_trainers.credit import where
+from coterie_trainers.shaping.bound import check_positive, for_roles
 
 
 class Margin:

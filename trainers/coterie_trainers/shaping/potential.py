@@ -27,7 +27,8 @@ from coterie.episodes import Episode
 from coterie.errors import ConfigError, RewardError
 from coterie.interfaces import TurnReward
 from coterie_trainers.chains import chains
-from coterie_trainers.shaping.bound import check_positive, where
+from coterie_trainers.credit import where
+from coterie_trainers.shaping.bound import check_positive
 
 
 class Potential:
