@@ -54,11 +54,12 @@ class Caller:
     """Asks the endpoint as an agent would."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.model = endpoint.model
         self.client = openai.AsyncOpenAI(base_url=endpoint.base_url, api_key="none", max_retries=0, timeout=60)
 
-    async def ask(self, text: str, max_tokens: int = 12, temperature: float = 1.0, *, model: str = "team") -> Answer:
+    async def ask(self, text: str, max_tokens: int = 12, temperature: float = 1.0, *, model: str = "") -> Answer:
         raw = await self.client.chat.completions.with_raw_response.create(
-            model=model,
+            model=model or self.model,
             messages=[{"role": "user", "content": text}],
             max_tokens=max_tokens,
             temperature=temperature,

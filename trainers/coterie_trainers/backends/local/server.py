@@ -47,6 +47,8 @@ class ServerPlan:
     device: Device
     host: str = "127.0.0.1"
     """The address at which it listens and answers."""
+    tensor_parallel: int = 1
+    """Processes that hold a part of the model each, and take weights each."""
     arguments: tuple[str, ...] = ()
     """More arguments for ``vllm serve``, before those of the configuration."""
     names: tuple[str, ...] = ()

@@ -8,7 +8,10 @@ the sum over the ranks' shares is the gradient that one process would have.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
+
+from coterie.errors import BackendError
 
 _Row = TypeVar("_Row")
 
@@ -16,6 +19,17 @@ _Row = TypeVar("_Row")
 def state_file(rank: int, ranks: int) -> str:
     """The file of a checkpoint in which one rank keeps its part of optimiser and random state."""
     return "state.pt" if ranks == 1 else f"state-{rank}-of-{ranks}.pt"
+
+
+def require_ranks(policy: str, folder: Path, ranks: int) -> None:
+    """Raise a BackendError unless a policy's checkpoint was written by so many ranks."""
+    wanted = {state_file(rank, ranks) for rank in range(ranks)}
+    there = {file.name for file in folder.glob("state*.pt")}
+    if wanted != there:
+        raise BackendError(
+            f"{folder}: policy {policy!r} was saved by {len(there)} ranks and is trained by {ranks}. Optimiser state is kept "
+            f"rank by rank: go on with as many, or begin anew from the folder 'model' beside it."
+        )
 
 
 def passes_of_rank(

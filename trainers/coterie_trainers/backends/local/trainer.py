@@ -49,6 +49,8 @@ class TrainerPlan:
     """The section ``adapter`` of all its policies; None where the one policy is trained whole."""
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """With adapters, policy → its section of the configuration, whose rates and limits count; else empty."""
+    verl: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """More of verl's own settings, as ``verl_overrides.py`` knows them."""
 
 
 class Trainer:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from verl.trainer.config import CheckpointConfig
-from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
+from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
 import coterie_trainers.backends.local.response_engine
 import coterie_trainers.backends.local.value_engine  # noqa: F401 - both register themselves
 from coterie_trainers.backends.local.trainer import TrainerPlan
 from coterie_trainers.backends.local.verl_lora import ModelUnderAdapter, model_settings, set_dropout
+from coterie_trainers.backends.local.verl_overrides import configured
 from coterie_trainers.config import Critic
 
 _CPU_PASS_TOKENS = 4096
@@ -43,7 +44,9 @@ def value_engine(plan: TrainerPlan, settings: Critic) -> Any:
     """The engine that trains a critic."""
     # Its last layer is drawn at random.
     torch.manual_seed(plan.seed)
-    optimiser = FSDPOptimizerConfig(
+    optimiser = configured(
+        "optim",
+        plan.verl,
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
@@ -58,9 +61,14 @@ def pass_tokens(plan: TrainerPlan) -> int:
     return min(limit, _CPU_PASS_TOKENS) if plan.on_cpu else limit
 
 
-def _optimiser(plan: TrainerPlan) -> FSDPOptimizerConfig:
-    return FSDPOptimizerConfig(
-        lr=plan.learning_rate, betas=tuple(plan.betas), weight_decay=plan.weight_decay, clip_grad=plan.clip_grad
+def _optimiser(plan: TrainerPlan) -> Any:
+    return configured(
+        "optim",
+        plan.verl,
+        lr=plan.learning_rate,
+        betas=tuple(plan.betas),
+        weight_decay=plan.weight_decay,
+        clip_grad=plan.clip_grad,
     )
 
 
@@ -68,20 +76,24 @@ def _engine(
     plan: TrainerPlan,
     model_type: str,
     model: str,
-    optimiser: FSDPOptimizerConfig,
+    optimiser: Any,
     more: Mapping[str, Any] | None = None,
 ) -> Any:
     worker = TrainingWorker(
         TrainingWorkerConfig(
             model_type=model_type,
-            model_config=HFModelConfig(
+            model_config=configured(
+                "model",
+                plan.verl,
                 path=model,
                 use_remove_padding=False,
                 enable_gradient_checkpointing=not plan.on_cpu,
                 override_config={"attn_implementation": "sdpa"},
                 **(more or {}),
             ),
-            engine_config=FSDPEngineConfig(
+            engine_config=configured(
+                "engine",
+                plan.verl,
                 strategy="fsdp2",
                 use_dynamic_bsz=False,
                 micro_batch_size_per_gpu=1,

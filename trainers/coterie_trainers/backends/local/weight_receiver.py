@@ -12,6 +12,8 @@ from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 from zmq.constants import SocketOption
 
+from coterie_trainers.backends.local.weight_socket import worker_socket
+
 SOCKET_VARIABLE = "COTERIE_WEIGHT_SOCKET"
 """Environment variable with the address that the trainer's sender binds."""
 
@@ -43,4 +45,4 @@ class WeightReceiver(vLLMColocateWorkerExtension):  # type: ignore[misc]
             bucketed_weight_transfer.BucketedWeightReceiver = original
 
     def _get_zmq_handle(self) -> Any:
-        return os.environ[SOCKET_VARIABLE]
+        return worker_socket(os.environ[SOCKET_VARIABLE], self.rank)
