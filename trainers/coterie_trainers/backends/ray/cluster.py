@@ -86,6 +86,9 @@ class Cluster:
         if address is None:
             # By default Ray's workers, and so the servers, yield to everything else on the machine, agents included.
             variables = _with_token_of_its_own(variables, runtime / "ray-token") | {"RAY_worker_niceness": "0"}
+        else:
+            # Where Ray notes the cluster that "auto" means; our own temporary files lie elsewhere.
+            variables.setdefault("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - Ray's own choice
         descriptor = theirs.detach()
         self.process = GuardedProcess(
             "the process that talks to Ray",
