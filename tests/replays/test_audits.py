@@ -19,6 +19,7 @@ from coterie.testing import ScriptedModel
 from coterie.vocabulary import Mode, Rollout, RolloutState, Run, Task
 from coterie_trainers.audits import Audit, Method, audit
 from coterie_trainers.audits.findings import Finding, findings_in
+from coterie_trainers.audits.playing import withdraw_unfinished
 from coterie_trainers.audits.sampling import choose_rollouts
 
 pytestmark = pytest.mark.usefixtures("captured")
@@ -147,11 +148,12 @@ async def test_an_audit_that_was_cut_off_goes_on_and_one_with_more_replays_makes
     await audited(store, rollouts, Method.REPLAY, progress=again, replays=1)
     assert (whole.made, again.made) == (6 + 6 * 3, 0)
     assert answers.asked.total() == asked
-    # As if killed: one replay is still queued for a server that is gone, one is played by nobody any more.
+    # As if killed: one replay is still queued for a server that is gone, one was not begun.
     made = (await store.list_rollouts(run_id="run-1", mode=Mode.AUDIT)).items
     await store.delete_rollouts([rollout.id for rollout in made[-2:]])
     gone = await published(store, model)
     await store.enqueue([dataclasses.replace(made[-1], state=RolloutState.QUEUED, resources=gone)])
+    await withdraw_unfinished(store, "run-1")
     more = Quiet()
     found = await audited(store, rollouts, Method.REPLAY, progress=more, replays=2)
     assert more.made == 2 + 6 * 3

@@ -42,8 +42,6 @@ class Audit:
 
     run_id: str
     method: Method
-    findings: Sequence[Finding]
-    """That with the most weight first."""
     credits: Sequence[Credited]
     """Of each place in each rollout."""
     rollouts: int
@@ -56,6 +54,11 @@ class Audit:
     """The policies that answered them."""
     problems: Mapping[str, int] = field(default_factory=dict)
     """What kept rollouts and replays from being evidence, and how often."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """A finding a place, that with the most weight first."""
+        return findings_of(self.credits)
 
 
 async def audit(
@@ -129,7 +132,6 @@ async def audited(
     return Audit(
         stage.run_id,
         method,
-        findings_of(credited),
         credited,
         rollouts=len({one.rollout_id for one in credited}),
         replays=len(good),
@@ -241,7 +243,8 @@ def _one(case: _Case, role: str, turn: int | None, credit: float, weight: float,
 
 async def _write(store: Store, result: Audit, *, step: int) -> None:
     """Keep what was found with the run: figures for machines, and a decision with all that it rests on."""
-    await store.add_metrics([as_metrics(result.run_id, step, result.method, result.findings)])
+    findings = result.findings
+    await store.add_metrics([as_metrics(result.run_id, step, result.method, findings)])
     evidence = {
         "method": result.method.value,
         "rollouts": result.rollouts,
@@ -249,7 +252,7 @@ async def _write(store: Store, result: Audit, *, step: int) -> None:
         "asked": result.asked,
         "answered_by": result.answered_by,
         "problems": dict(result.problems),
-        "findings": as_evidence(result.findings),
+        "findings": as_evidence(findings),
     }
     await store.add_decision(
         Decision(result.run_id, KIND, f"{result.rollouts} rollouts of run {result.run_id}", evidence)

@@ -15,6 +15,7 @@ from coterie.store.base import Store
 from coterie.vocabulary import Mode, Rollout, Run
 from coterie_trainers.audits.audit import Audit, audit
 from coterie_trainers.audits.findings import Method
+from coterie_trainers.audits.playing import withdraw_unfinished
 from coterie_trainers.audits.sampling import choose_rollouts
 from coterie_trainers.config import TrainConfig
 from coterie_trainers.evaluation import Evaluator
@@ -70,6 +71,7 @@ async def audit_run(
         set_role_map(config.agents)
         async with coterie.connect(config.store or str(workspace.store_path)) as store:
             run = await _the_run(store, workspace, run_id)
+            await withdraw_unfinished(store, run.id)
             rollouts = await choose_rollouts(store, run.id, count=sample, mode=mode, seed=config.seed)
             async with (
                 _served(config, run, store, workspace, folder, progress, rollouts, as_pinned) as (pinned, answered_by),

@@ -122,6 +122,18 @@ class Stage:
         return f"ro-audit-{hashlib.sha256(what.encode()).hexdigest()[:20]}"
 
 
+async def withdraw_unfinished(store: Store, run_id: str) -> None:
+    """Withdraw what an audit that was cut off left unfinished, before a runner takes it: its model server is gone."""
+    for state in (RolloutState.QUEUED, RolloutState.RUNNING):
+        cursor = None
+        while True:
+            page = await store.list_rollouts(run_id=run_id, mode=Mode.AUDIT, state=state, after=cursor)
+            await store.cancel([rollout.id for rollout in page.items], reason="the audit was cut off")
+            if page.cursor is None:
+                break
+            cursor = page.cursor
+
+
 def _played(wanted: Wanted, rollout: Rollout, episode: Episode | None) -> Played:
     asked = sum(turn.answered_by is None for turn in episode.turns) if episode is not None else 0
     if episode is None:
