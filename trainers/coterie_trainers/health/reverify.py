@@ -4,7 +4,7 @@ A reward that is optimised stops to measure what it was made for (Gao et al., "S
 arXiv 2210.10760: the proxy goes on rising while the gold reward falls). So a second judge, held out, looks at a sample of
 each step's rollouts, and the guard at the gap:
 
-    verified_gap = mean over rollouts of (team's reward − verified score)
+    verifier_gap = mean over rollouts of (team's reward − verified score)
 
 The verifier must give scores in the unit of the reward. What it says never becomes a reward: training on a monitor teaches
 to please the monitor.
