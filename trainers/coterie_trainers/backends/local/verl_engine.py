@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tensordict import TensorDict
 from verl.workers.utils.padding import no_padding_2_padding
@@ -223,23 +224,30 @@ def _take_in(figures: UpdateFigures, rows: Sequence[Row], told: PassFigures, *, 
     figures.clips_tokens = told.clipped is not None
     if told.clip_fraction is not None:
         figures.clip_fraction += told.clip_fraction * float(told.mask.sum())
+    mask_RT, entropy_RT, actor_RT, rollout_RT, proximal_RT = map(
+        _numbers, (told.mask, told.entropy, told.actor, told.rollout, told.proximal)
+    )
+    reference_RT = None if told.reference is None else _numbers(told.reference)
+    clipped_RT = None if told.clipped is None else _numbers(told.clipped)
     for number, row in enumerate(rows):
-        sampled = told.mask[number]
-        if not bool(sampled.any()):
+        sampled_T = mask_RT[number] > 0
+        if not sampled_T.any():
             continue
         sums = figures.of_role(row.role)
-        sums.tokens += float(sampled.sum())
-        sums.entropy += float(told.entropy[number][sampled].sum())
-        sums.ppo_kl += float((told.proximal - told.actor)[number][sampled].sum())
-        if told.reference is not None:
-            sums.kl_reference += float(told.reference[number][sampled].sum())
-        if told.clipped is not None:
-            sums.clipped += float(told.clipped[number][sampled].sum())
+        sums.tokens += float(sampled_T.sum())
+        sums.entropy += float(entropy_RT[number][sampled_T].sum())
+        sums.ppo_kl += float((proximal_RT[number] - actor_RT[number])[sampled_T].sum())
+        if reference_RT is not None:
+            sums.kl_reference += float(reference_RT[number][sampled_T].sum())
+        if clipped_RT is not None:
+            sums.clipped += float(clipped_RT[number][sampled_T].sum())
         if before_first_step and row.proximal_logprobs is None:
-            rollout_T, actor_T = (
-                side[number][sampled].double().numpy(force=True) for side in (told.rollout, told.actor)
-            )
-            figures.compared.append((row.role, rollout_T, actor_T))
+            figures.compared.append((row.role, rollout_RT[number][sampled_T], actor_RT[number][sampled_T]))
+
+
+def _numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = tensor.double().numpy(force=True)
+    return numbers
 
 
 def _name_dtype(path: Path, dtype: str) -> None:
