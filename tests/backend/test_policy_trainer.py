@@ -57,7 +57,13 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("trainer")
         let_verl_be_imported(patch, folder)
+        import torch
+
+        threads = torch.get_num_threads()
+        # As in a trainer's own process: threads that wait for each other are slow where others want the cores.
+        torch.set_num_threads(1)
         yield Running(tiny_model, folder)
+        torch.set_num_threads(threads)
 
 
 def mean(logprobs: list[list[float]], places: range) -> float:
