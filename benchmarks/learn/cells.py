@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 TEAM_ONLY = {"credit.team": 1.0, "credit.local": 0.0}
@@ -97,10 +99,8 @@ class Cell:
         plan = TASKS[self.task]
         settings = {**plan.settings, **VARIANTS[self.variant]}
         if self.variant == "separate":
-            settings["policies"] = {
-                policy: {"model": "model", "roles": list(roles), "learning_rate": 1e-3, "betas": [0.9, 0.95]}
-                for policy, roles in plan.separate.items()
-            }
+            (shared,) = yaml.safe_load((self.example / "config.yaml").read_text())["policies"].values()
+            settings["policies"] = {policy: {**shared, "roles": list(roles)} for policy, roles in plan.separate.items()}
         return {**settings, **changes}
 
     def fingerprint(self, changes: Mapping[str, Any]) -> dict[str, Any]:
