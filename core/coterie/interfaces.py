@@ -168,7 +168,8 @@ class Backend(Protocol):
 
     async def save(self, folder: Path) -> Mapping[str, JSON]:
         """Write weights, optimiser and versions so that ``load`` continues identically, atomically: the folder is
-        whole or absent. Each policy's weights are an ordinary Hugging Face folder ``folder/<policy>/model``.
+        whole or absent. Each trained policy's weights are an ordinary Hugging Face folder ``folder/<policy>/model``, an
+        adapter's a PEFT folder.
         """
         ...
 

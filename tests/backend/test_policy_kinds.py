@@ -59,7 +59,7 @@ class Running:
 
     def adapter_folders(self, policy: str) -> list[Path]:
         """The files that the server still has of its versions."""
-        return list(Path(self.left_behind.temporary).glob(f"coterie-*/adapters/{policy}@*"))
+        return list(Path(self.left_behind.temporary).glob(f"coterie-*/server-*/adapters/{policy}@*"))
 
     def process(self, *parts: str) -> int:
         """The process whose command has these parts."""

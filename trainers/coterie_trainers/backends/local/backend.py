@@ -265,10 +265,10 @@ class LocalBackend:
 
     def _try_out(self, policy: str) -> None:
         """The first request of a policy: it is slow, and shows whether the server gives what training needs."""
-        server, policy_model = self._servers[policy], self._policies[policy]
-        model = f"{policy}@0" if policy_model.adapter else policy
+        server, model = self._servers[policy], self._endpoint(policy).model
         server.warm_up(model, 60.0)
-        require_same_tokens(policy, self._folder / policy_model.model, server.tokenize(model, PROBE, 60.0))
+        folder = self._folder / self._policies[policy].model
+        require_same_tokens(policy, folder, server.tokenize(model, PROBE, 60.0))
 
     def _endpoint(self, name: str) -> Endpoint:
         policy, sampling = self._policies[name], self._sampling
@@ -341,10 +341,10 @@ class LocalBackend:
         self._changed.discard(policy)
 
     def _bring_adapter(self, policy: str, version: int, seconds: float) -> None:
-        assert self._runtime is not None
-        folder = self._runtime / "adapters" / f"{policy}@{version}"
+        server = self._servers[policy]
+        folder = server.adapters / f"{policy}@{version}"
         self._trainers[policy].call("write_adapter", within=seconds, policy=policy, folder=str(folder))
-        self._servers[policy].load_adapter(policy, version, folder, seconds)
+        server.load_adapter(policy, version, folder, seconds)
 
     def _save(self, folder: Path) -> Mapping[str, JSON]:
         began = time.monotonic()

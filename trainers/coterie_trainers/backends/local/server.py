@@ -67,6 +67,9 @@ class ModelServer:
         self._token = secrets.token_hex(16)
         self._host, self._port = plan.host, _free_port(plan.host)
         plan.runtime.mkdir(parents=True, exist_ok=True)
+        self.adapters = plan.runtime / "adapters"
+        """Where adapters are put for it; goes with it."""
+        self.adapters.mkdir(exist_ok=True)
         variables = environment(plan.device, str(plan.runtime), threads=1)
         variables |= {TOKEN_VARIABLE: self._token, _SOCKET_VARIABLE: plan.weight_socket}
         if plan.device is Device.CPU:

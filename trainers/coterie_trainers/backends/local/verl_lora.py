@@ -50,10 +50,10 @@ def write_adapter(engine: Any, folder: Path, *, base: str) -> None:
 
     Args:
         engine: Which holds it.
-        folder: Is made.
+        folder: Is made, in one that is there.
         base: The Hugging Face folder of the model that it belongs to.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir()
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in trained_tensors(engine).items()}
     save_file(tensors, folder / _TENSORS, metadata={"format": "pt"})
     settings = copy.copy(engine.module.peft_config["default"])
