@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from left_behind import LeftBehind
 
-from coterie.errors import ConfigError
+from coterie.errors import BackendError, ConfigError
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(120)]
 
@@ -66,6 +68,34 @@ def test_weights_come_out_of_their_buckets_as_they_went_in(
         assert (taken[name].dtype, taken[name].shape) == (tensor.dtype, tensor.shape)
         assert torch.equal(taken[name], tensor)
     assert all(len(part.tensors) == 1 or part.content.nbytes <= limit for part in parts)
+
+
+def test_weights_that_did_not_all_arrive_are_an_error() -> None:
+    import torch
+
+    from coterie_trainers.backends.ray.buckets import buckets
+    from coterie_trainers.backends.ray.replica import Arriving
+
+    sent = {f"w{number}": torch.ones(3) for number in range(4)}
+    for told in (4, 5):
+        arriving = Arriving(2)
+        parts = [*buckets(sent.items(), 40), told]
+        feeding = threading.Thread(target=lambda parts=parts, to=arriving: [to.put(part, 5) for part in parts])
+        feeding.start()
+        with ThreadPoolExecutor(2) as workers:
+            taken = [workers.submit(_taken, arriving, worker) for worker in range(2)]
+            for one in taken:
+                if told == len(sent):
+                    assert one.result() == list(sent)
+                else:
+                    with pytest.raises(BackendError, match="4 of 5 weights arrived"):
+                        one.result()
+        feeding.join()
+
+
+def _taken(arriving: Any, worker: int) -> list[str]:
+    arriving.wait(worker, 5)
+    return [name for name, _ in arriving.weights(worker, 5)]
 
 
 @pytest.mark.parametrize(

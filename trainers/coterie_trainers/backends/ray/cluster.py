@@ -174,7 +174,9 @@ class Connection:
         return _checked(answer, self._cluster.process, what).get("result")
 
     def close(self) -> None:
-        """No more calls."""
+        """No more calls; who waits for one's answer is told."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 

@@ -18,15 +18,22 @@ class RanksOfPolicy:
     """The training processes of one policy."""
 
     def __init__(self, plan: TrainerPlan, cluster: Cluster, settings: RayBackend) -> None:
-        """Start them; ``wait_ready`` tells when their model is loaded."""
+        """Nothing is started before ``wait_ready``, which may take its time: this is called in the driver's event loop."""
         self.process = cluster.process
-        self._policy, self._settings = plan.policy, settings
+        self._plan, self._policy, self._settings = plan, plan.policy, settings
         self._connection = cluster.connect()
-        self._ask("start_ranks", {"plan": asdict(plan)}, settings.start_seconds)
 
     def wait_ready(self, deadline: float) -> None:
-        """Wait until all have loaded their part of the model; ``deadline`` in ``time.monotonic`` seconds."""
-        seconds = max(0.1, deadline - time.monotonic())
+        """Start them, and wait until all have loaded their part of the model.
+
+        Args:
+            deadline: In ``time.monotonic`` seconds.
+
+        Raises:
+            BackendError: one ended, or the deadline passed.
+        """
+        self._ask("start_ranks", {"plan": asdict(self._plan)}, _left(deadline))
+        seconds = _left(deadline)
         self._ask("ranks_ready", {"seconds": seconds}, seconds)
 
     def call(self, operation: str, *, within: float | None = None, **arguments: Any) -> dict[str, Any]:
@@ -58,13 +65,12 @@ class ReplicasOfPolicy:
     """The model servers of one policy."""
 
     def __init__(self, plan: ServerPlan, cluster: Cluster, settings: RayBackend) -> None:
-        """Start them; ``wait_ready`` tells when they answer."""
+        """Nothing is started before ``wait_ready``, which may take its time: this is called in the driver's event loop."""
         self.process = cluster.process
         self.base_urls: Sequence[str] = ()
         self._policy = plan.policy
         self._connection = cluster.connect()
-        started = {"plan": _as_json(plan), "settings": settings.model_dump(mode="json")}
-        self._ask("start_replicas", started, settings.start_seconds)
+        self._plan = {"plan": _as_json(plan), "settings": settings.model_dump(mode="json")}
 
     @property
     def base_url(self) -> str:
@@ -72,8 +78,16 @@ class ReplicasOfPolicy:
         return self.base_urls[0]
 
     def wait_ready(self, deadline: float) -> None:
-        """Wait until all answer; ``deadline`` in ``time.monotonic`` seconds."""
-        seconds = max(0.1, deadline - time.monotonic())
+        """Start them, and wait until all answer.
+
+        Args:
+            deadline: In ``time.monotonic`` seconds.
+
+        Raises:
+            BackendError: one ended, or the deadline passed.
+        """
+        self._ask("start_replicas", self._plan, _left(deadline))
+        seconds = _left(deadline)
         self.base_urls = self._ask("replicas_ready", {"seconds": seconds}, seconds)
 
     def receive_weights(self, version: int, seconds: float) -> dict[str, Any]:
@@ -96,6 +110,10 @@ class ReplicasOfPolicy:
     def _ask(self, method: str, arguments: dict[str, Any], seconds: float) -> Any:
         what = f"a model server of policy {self._policy!r} failed at {method!r}"
         return self._connection.call(what, method, {"policy": self._policy, **arguments}, seconds)
+
+
+def _left(deadline: float) -> float:
+    return max(0.1, deadline - time.monotonic())
 
 
 def _as_json(plan: ServerPlan) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ class PlacedPolicies:
             check_overrides(plan.verl)
         self._plan = plan
         self._policies = {policy: _Policy() for policy in plan.placements}
+        self._one_group_at_a_time = threading.Lock()
         _have_cluster(plan)
         try:
             too_small = shortage(plan.placements, _free())
@@ -66,7 +68,8 @@ class PlacedPolicies:
         from coterie_trainers.backends.ray.verl_on_ray import Ranks
 
         own = {"GLOO_SOCKET_IFNAME": "lo"} if self._plan.address is None else {}
-        self._policies[policy].ranks = Ranks(policy, TrainerPlan(**plan), self._plan.placements[policy], own)
+        with self._one_group_at_a_time:
+            self._policies[policy].ranks = Ranks(policy, TrainerPlan(**plan), self._plan.placements[policy], own)
 
     def ranks_ready(self, policy: str, seconds: float) -> None:
         """Wait until all of them have loaded their part of the model."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from coterie.errors import BackendError
 from coterie_trainers.backends.local.device import Device
 from coterie_trainers.backends.local.server import ModelServer, ServerPlan
 from coterie_trainers.backends.local.weight_socket import worker_socket
@@ -52,7 +53,7 @@ class Replica:
         self._settings = RayBackend(**settings)
         self._shared = shared
         self._transfers = 0
-        self._arriving: dict[int, _Arriving] = {}
+        self._arriving: dict[int, Arriving] = {}
         self._lock = threading.Lock()
         self._server = ModelServer(self._plan, self._settings)
 
@@ -88,19 +89,24 @@ class Replica:
             del self._arriving[number]
         return answer
 
-    def take(self, number: int, bucket: Bucket | None, largest: int, seconds: float) -> None:
+    def take(self, number: int, bucket: Bucket, largest: int, seconds: float) -> None:
         """A part of the weights arrives.
 
         Args:
             number: Of the transfer, from 1.
-            bucket: The part; None after the last.
+            bucket: The part.
             largest: Bytes of the largest weight of all.
             seconds: How long the part before it may keep this one waiting.
         """
         arriving = self._arrival(number)
         arriving.largest = largest
-        for buckets in arriving.of_workers:
-            buckets.put(bucket, timeout=seconds)
+        arriving.put(bucket, seconds)
+
+    def took_all(self, number: int, tensors: int, largest: int, seconds: float) -> None:
+        """After the last part: how many weights all parts hold together."""
+        arriving = self._arrival(number)
+        arriving.largest = largest
+        arriving.put(tensors, seconds)
 
     def warm_up(self, model: str, seconds: float) -> None:
         """Make the first request, which is slower than those after it."""
@@ -114,26 +120,19 @@ class Replica:
         """End the server. Safe to call twice."""
         self._server.stop()
 
-    def _arrival(self, number: int) -> _Arriving:
+    def _arrival(self, number: int) -> Arriving:
         """Either side may come first."""
         with self._lock:
             if number not in self._arriving:
-                self._arriving[number] = _Arriving(self._plan.tensor_parallel)
+                self._arriving[number] = Arriving(self._plan.tensor_parallel)
             return self._arriving[number]
 
-    def _send(self, arriving: _Arriving, worker: int, seconds: float) -> None:
+    def _send(self, arriving: Arriving, worker: int, seconds: float) -> None:
         from coterie_trainers.backends.local.weight_sender import send_weights
 
-        first = arriving.of_workers[worker].get(timeout=seconds)
-
-        def weights() -> Iterator[tuple[str, torch.Tensor]]:
-            bucket = first
-            while bucket is not None:
-                yield from bucket.weights()
-                bucket = arriving.of_workers[worker].get(timeout=seconds)
-
+        arriving.wait(worker, seconds)
         send_weights(
-            weights(),
+            arriving.weights(worker, seconds),
             largest=arriving.largest,
             address=worker_socket(self._plan.weight_socket, worker),
             prefix=self._shared,
@@ -148,10 +147,35 @@ def _address_of_this_node() -> str:
     return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == here)
 
 
-class _Arriving:
+class Arriving:
     """The weights of one transfer: each worker of the server gets all of them."""
 
     def __init__(self, workers: int) -> None:
         self.largest = 0
         # One is on its way to the worker while the next one waits.
-        self.of_workers: list[queue.Queue[Bucket | None]] = [queue.Queue(1) for _ in range(workers)]
+        self.of_workers: list[queue.Queue[Bucket | int]] = [queue.Queue(1) for _ in range(workers)]
+        self._first: dict[int, Bucket | int] = {}
+
+    def put(self, part: Bucket | int, seconds: float) -> None:
+        """A part, or after the last the number of all weights."""
+        for parts in self.of_workers:
+            parts.put(part, timeout=seconds)
+
+    def wait(self, worker: int, seconds: float) -> None:
+        """Wait for the first part for one of the workers; with it ``largest`` is known."""
+        self._first[worker] = self.of_workers[worker].get(timeout=seconds)
+
+    def weights(self, worker: int, seconds: float) -> Iterator[tuple[str, torch.Tensor]]:
+        """All weights, as they arrive.
+
+        Raises:
+            BackendError: there were not as many as were sent.
+        """
+        part, came = self._first.pop(worker), 0
+        while not isinstance(part, int):
+            for named in part.weights():
+                came += 1
+                yield named
+            part = self.of_workers[worker].get(timeout=seconds)
+        if came != part:
+            raise BackendError(f"{came} of {part} weights arrived")

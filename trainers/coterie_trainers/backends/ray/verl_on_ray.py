@@ -46,16 +46,20 @@ class Rank:
                 pass
             return
 
-        def take(bucket: Any) -> list[Any]:
-            return [replica.take.remote(self._transfers, bucket, largest, seconds) for replica in replicas]
+        def ask(method: str, what: Any) -> list[Any]:
+            return [getattr(one, method).remote(self._transfers, what, largest, seconds) for one in replicas]
 
         taken: list[list[Any]] = []
+        tensors = 0
         for bucket in buckets(weights, max(largest, SMALLEST_BYTES)):
             if len(taken) >= _IN_FLIGHT:
                 results(taken.pop(0), seconds)
-            taken.append(take(ray.put(bucket)))
-        for refs in [*taken, take(None)]:
+            taken.append(ask("take", ray.put(bucket)))
+            tensors += len(bucket.tensors)
+        for refs in taken:
             results(refs, seconds)
+        # Only now: an actor with several threads may begin a later call first.
+        results(ask("took_all", tensors), seconds)
 
 
 class Ranks:
