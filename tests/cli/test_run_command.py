@@ -203,7 +203,7 @@ def test_a_deadline_kills_what_runs_in_a_worker_process(project: Path) -> None:
 
 def test_many_runners_one_of_them_killed_one_asleep_and_every_rollout_succeeds_once(project: Path) -> None:
     queue(project, 0.2, 0)
-    options = ["--concurrency", "8", "--lease", "1"]
+    options = ["--concurrency", "8", "--lease", "3"]
     names = ("killed", "asleep", "third", "fourth")
     with ExitStack() as stack:
         runners = {name: stack.enter_context(runner(project, "sleeps", *options, "--worker", name)) for name in names}
@@ -216,7 +216,7 @@ def test_many_runners_one_of_them_killed_one_asleep_and_every_rollout_succeeds_o
             assert time.monotonic() < end
         runners.pop("killed").kill()
         runners["asleep"].send_signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        time.sleep(3.5)
         runners["asleep"].send_signal(signal.SIGCONT)
         assert all_ended(project, ids)
         for process in runners.values():

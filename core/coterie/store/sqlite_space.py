@@ -7,11 +7,14 @@ last pages into the free ones, a few at a time, and become shorter. Another file
 from __future__ import annotations
 
 import sqlite3
+import time
 
 PAGES_AT_ONCE = 1000
 """Pages moved in one transaction, for which others wait."""
 SMALLEST_SHARE = 0.1
 """A file is written anew only when at least this share of it is free."""
+FOLDING_SECONDS = 2.0
+"""How long it is tried to fold the write-ahead log while somebody else is at it."""
 
 MADE_FOR_IT = "auto_vacuum = INCREMENTAL"
 """The setting that a new file must be given before its first table."""
@@ -45,8 +48,11 @@ def give_back(driver: sqlite3.Connection) -> None:
             before, free = free, _number(driver, "freelist_count")
             if free >= before:
                 break
-    # The file becomes shorter only when the write-ahead log is folded into it. If somebody reads, the next one does it.
-    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    # The file becomes shorter only when the write-ahead log is folded into it. If somebody reads, the next one does it. But
+    # if somebody folds it just now (``checkpoints.py``), SQLite does not wait: then it is tried again.
+    give_up_at = time.monotonic() + FOLDING_SECONDS
+    while driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] and time.monotonic() < give_up_at:
+        time.sleep(0.02)
 
 
 def _number(driver: sqlite3.Connection, pragma: str) -> int:
