@@ -145,14 +145,11 @@ async def test_a_reward_rises(running: Running) -> None:
 
 async def test_the_guard_sees_a_policy_that_runs_away_from_its_server(running: Running, tmp_path: Path) -> None:
     await running.backend.save(tmp_path / "good")
-    answers = await running.answers(48)
-    rewards = [sum(letter.isdigit() for letter in answer.text) / len(answer.token_ids) for answer in answers]
-    mean = sum(rewards) / len(rewards)
-    rows = [answer.row(reward - mean) for answer, reward in zip(answers, rewards, strict=True)]
+    rows = [answer.row(1.0 if place % 2 else -1.0) for place, answer in enumerate(await running.answers(48))]
     history = History()
-    for step in range(1, 16):  # the same stale answers over and over: nothing is published
+    for step in range(1, 31):  # the same stale answers over and over: nothing is published
         update = await running.backend.update("team", rows)
-        history.add(Metrics("run", step, {"success": mean, **update.metrics}))
+        history.add(Metrics("run", step, {"success": 0.5, **update.metrics}))
         verdict = judge(history, config.Guard())
         assert verdict.level is not Level.STOP or step > 2
         if verdict.level is Level.STOP:
