@@ -52,6 +52,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
             *("--json", "figures.json", *settings),
         ],
         cwd=folder,
+        # Threads that wait for each other on a busy machine take ten times as long as one alone.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
