@@ -140,6 +140,16 @@ def test_the_kind_says_what_a_backend_may_have(tmp_path: Path, backend: dict[str
     assert "settings are wrong" not in told
 
 
+def test_a_key_that_stands_in_the_file_is_not_repeated(tmp_path: Path):
+    hosted = {"base_url": "https://models.example.com/v1", "model": "big", "api_key": "sk-very-secret"}
+    said = message(
+        tmp_path, {**BASE, "policies": {**BASE["policies"], "judge": {"roles": ["judge"], "hosted": hosted}}}
+    )
+    assert "policies.judge.hosted.api_key" in said
+    assert "env:" in said
+    assert "sk-very-secret" not in said
+
+
 def test_a_backend_without_kind_is_the_local_one(tmp_path: Path):
     assert load_config(write(tmp_path, BASE | {"backend": {"max_num_seqs": 3}})).backend == LocalBackend(max_num_seqs=3)
     ray = RayBackend(ranks={"team": 2}, verl={"engine": {"param_offload": True}})

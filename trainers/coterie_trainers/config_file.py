@@ -136,6 +136,8 @@ def _sentence(settings: Mapping[str, Any], keys: Sequence[str | int], value: Any
         return f"the key {key!r} is missing."
     if details["type"].endswith("_type") and (model := _model_at(settings, keys)) and not isinstance(value, dict):
         return f"{key} = {value!r} is not allowed. It is a mapping of: {_keys(model)}."
+    if keys and keys[-1] == "api_key":  # perhaps the key itself: it must not come into a log
+        return f"{key} is not shown, and not allowed. Name the environment variable that holds it, as 'env:MODEL_KEY'."
     allowed = str(details["msg"]).removeprefix("Value error, ").replace("Input should", "It should")
     if not key:
         return f"{allowed[:1].upper()}{allowed[1:]}."
