@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import random
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from facts.machine import machine
 
 from coterie.episodes import Episode, Turn
 from coterie.vocabulary import Reward
@@ -165,8 +165,7 @@ def main() -> None:
             )
     if given.json:
         sizes = {name: getattr(given, name) for name in ("episodes", "turns", "tokens", "rounds")}
-        machine = {"python": platform.python_version(), "cpus": os.cpu_count()}
-        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": machine}, indent=1) + "\n")
+        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": machine()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ import argparse
 import asyncio
 import json
 import math
-import os
-import platform
 import random
 import tempfile
 from collections import Counter
@@ -22,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from facts.machine import machine
 
 import coterie
 from coterie import conventions as c
@@ -203,8 +203,7 @@ def main() -> None:
             )
     if given.json:
         sizes = {name: getattr(given, name) for name in ("steps", "slots", "mean", "update")}
-        machine = {"python": platform.python_version(), "cpus": os.cpu_count()}
-        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": machine}, indent=1) + "\n")
+        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": machine()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from facts.machine import machine
 from gradients.exact import Model, Setting
 from gradients.measuring import ALL, ESTIMATORS, agreements
 from gradients.tables import plot, tables
@@ -61,12 +60,8 @@ def main() -> None:
     print(tables(figures, _shown([str(size) for size in given.groups])))
     if given.json:
         sizes = {name: getattr(given, name) for name in ("groups", "rollouts", "batches", "seeds")}
-        machine = {
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-            "seconds": round(time.monotonic() - began),
-        }
-        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": machine}, indent=1) + "\n")
+        facts = machine() | {"seconds": round(time.monotonic() - began)}
+        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": facts}, indent=1) + "\n")
 
 
 def _measure(setting: Setting, given: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import re
 import signal
 import socket
@@ -32,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from facts.machine import machine
 from peers.environments import peer_python
 
 AT_ONCE = 32
@@ -319,8 +319,8 @@ def main() -> None:
         figures = measured(ways, given.rounds, given.calls)
     shown(figures)
     if given.json is not None:
-        machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "calls": given.calls}
-        given.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+        facts = machine() | {"calls": given.calls}
+        given.json.write_text(json.dumps({"machine": facts, "figures": figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from facts.machine import machine
 from stores.served import Served, coterie_serve, postgresql
 
 import coterie
@@ -142,8 +142,7 @@ def main() -> None:
         _show("agentlightning", figures["agentlightning"])
     if given.json:
         sizes = {name: getattr(given, name) for name in ("rollouts", "slots", "seconds", "idle")}
-        machine = {"python": platform.python_version(), "cpus": os.cpu_count()}
-        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": machine}, indent=1) + "\n")
+        given.json.write_text(json.dumps({"figures": figures, "sizes": sizes, "machine": machine()}, indent=1) + "\n")
 
 
 def _show(name: str, figures: dict[str, float]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sqlite3
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facts.machine import machine
 from peers.environments import peer_python
 from stores import disk
 
@@ -105,7 +105,7 @@ def main() -> None:
         found, raw = measured(backends, chosen(arguments.suites, SUITES), arguments.rounds, sizes, python, Path(name))
     print_all(found, raw)
     if arguments.json:
-        facts = {"rounds": arguments.rounds, "sizes": sizes, "machine": machine()}
+        facts = {"rounds": arguments.rounds, "sizes": sizes, "machine": machine() | {"sqlite": sqlite3.sqlite_version}}
         arguments.json.write_text(json.dumps({"figures": found, "disk": raw, **facts}, indent=1) + "\n")
 
 
@@ -198,17 +198,6 @@ def judged(found: Found) -> Iterator[str]:
 
 def told(met: bool) -> str:
     return "met" if met else "MISSED"
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    return {
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "system": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
 
 
 def chosen(given: str, allowed: Sequence[str]) -> list[str]:
