@@ -11,6 +11,10 @@ class ConfigError(CoterieError):
     """A configuration file, a setting or an argument is wrong."""
 
 
+class PromptError(ConfigError):
+    """A prompt is no template, lacks a placeholder, has one that nobody fills, or is asked for where there is none."""
+
+
 class StoreError(CoterieError):
     """The store cannot do what was asked."""
 
