@@ -242,7 +242,7 @@ class ResourceKind(StrEnum):
     """What learning changes and agents read."""
 
     PROMPT = "prompt"
-    """Text of a role: ``{"text": …, "role": …}``."""
+    """Text of a role: ``{"text": …, "role": …, "part": …, "placeholders": […]}``."""
     ENDPOINT = "endpoint"
     """Where and how a policy is called: an ``Endpoint`` as a mapping."""
     WEIGHTS = "weights"
@@ -251,9 +251,22 @@ class ResourceKind(StrEnum):
     """What a team remembers."""
 
 
+class ResourceStatus(StrEnum):
+    """What a version of a resource is for now. At most one version of a name is active."""
+
+    CANDIDATE = "candidate"
+    """Under trial: read only by who names the version."""
+    ACTIVE = "active"
+    """The one that is read when no version is named."""
+    RETIRED = "retired"
+    """Was active, or was tried and not taken. It can be made active again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One version of a named resource. Versions count from 1 and never change once published."""
+    """One version of a named resource. Versions count from 1; once published their content never changes, while
+    ``status`` and ``scores`` may (``Store.mark``).
+    """
 
     name: str
     kind: ResourceKind
@@ -264,7 +277,11 @@ class Resource:
     parent: int | None = None
     """The version that it was made from."""
     note: str = ""
+    """Why it was changed."""
     created_ns: int = field(default_factory=now_ns)
+    status: ResourceStatus = ResourceStatus.ACTIVE
+    scores: Mapping[str, JSON] = field(default_factory=dict)
+    """What was measured of it, such as ``{"test": {"success": 0.8, "rollouts": 40}}``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ async def test_learnt_prompts_are_used_unless_left_out(tmp_path: Path, model: Sc
     assert learnt.episode.turns[0].prompt_version == 2
     assert own.episode.turns[0].prompt_version is None
     assert (both.episode.turns[0].policy, both.episode.turns[0].prompt_version) == ("team", 2)
-    with pytest.raises(ConfigError, match="no prompt 'typo'; published are: 'coder-prompt'"):
+    with pytest.raises(ConfigError, match="no active prompt 'typo'; active are: 'coder-prompt'"):
         coterie.record(path, task="t", prompts=["typo"]).__enter__()
     async with coterie.connect(path) as store:
         (first, *_) = (await store.list_rollouts()).items

@@ -21,6 +21,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    ResourceStatus,
     RetryPolicy,
     Reward,
     Rollout,
@@ -32,6 +33,7 @@ from coterie.vocabulary import (
 )
 
 SECOND = 1_000_000_000
+CANDIDATE = ResourceStatus.CANDIDATE
 TASK = Task("t", {"question": "?"}, "answer", "spider", "test", {"family": "joins"})
 DEAD = Rollout(
     "t",
@@ -67,7 +69,7 @@ HELD = Attempt("at-running", "ro-running", 1, "w", AttemptState.RUNNING, 6, 6 + 
 QUEUED = Rollout("t", id="ro-queued", created_ns=5, available_ns=10**15)
 EVERYTHING = Records(
     tasks=[TASK],
-    resources=[Resource("coder", ResourceKind.PROMPT, {"text": "x"}, 3, "gepa", 2, "note", 7)],
+    resources=[Resource("coder", ResourceKind.PROMPT, {"text": "x"}, 3, "gepa", 2, "note", 7, CANDIDATE, {"val": 0.5})],
     runs=[Run("r", "train", "name", {"lr": 1}, RunState.FAILED, 1, 2, {"why": "x"})],
     metrics=[Metrics("r", 1, {"loss": 0.5}, "val", 3)],
     decisions=[Decision("r", "stopped", "policy team@2", {"kl": 3}, "de-1", 4)],

@@ -21,6 +21,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    ResourceStatus,
     Reward,
     Rollout,
     RolloutState,
@@ -214,6 +215,7 @@ async def test_resources_count_their_versions(store: Store) -> None:
     assert (first.version, second.version, other.version) == (1, 2, 1)
     assert second == Resource("coder", ResourceKind.PROMPT, {"text": "b"}, 2, "gepa", 1, "n", 2)
     assert await store.get_resource("coder") == second
+    first = replace(first, status=ResourceStatus.RETIRED)
     assert await store.get_resource("coder", 1) == first
     assert list(await store.list_resources()) == [second, other]
     assert list(await store.list_resources(kind=ResourceKind.PROMPT)) == [second]
@@ -225,8 +227,11 @@ async def test_versions_are_never_given_twice(store: Store) -> None:
         *(store.publish(Resource("p", ResourceKind.MEMORY, {"n": number})) for number in range(40))
     )
     assert sorted(resource.version for resource in published) == list(range(1, 41))
+    active = await store.get_resource("p")
+    assert active.version == 40
     for resource in published:
-        assert await store.get_resource("p", resource.version) == resource
+        kept = await store.get_resource("p", resource.version)
+        assert kept == replace(resource, status=ResourceStatus.RETIRED if resource.version < 40 else resource.status)
 
 
 async def test_a_version_that_is_given_must_be_the_next(store: Store) -> None:

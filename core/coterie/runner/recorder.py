@@ -21,7 +21,7 @@ from coterie.runner.attempts import Attempts
 from coterie.runner.playing import Assignment, Interruption, Outcome
 from coterie.scope import SpanSink
 from coterie.store.base import Store
-from coterie.vocabulary import JSON, Mode, Resource, ResourceKind, Rollout, Task, new_id
+from coterie.vocabulary import JSON, Mode, Resource, ResourceKind, ResourceStatus, Rollout, Task, new_id
 
 IDLE_SECONDS = 5.0
 """How long a store that Coterie opened stays open after its last recording: a service records one request after another."""
@@ -221,12 +221,13 @@ def close_recorders() -> None:
 
 
 async def _pins(store: Store, wanted: Wanted) -> Mapping[str, int]:
-    """The latest versions of the resources that are wanted."""
+    """The active versions of the resources that are wanted."""
     pins: dict[str, int] = {}
     for kind, chosen in ((ResourceKind.PROMPT, wanted.prompts), (ResourceKind.ENDPOINT, wanted.endpoints)):
         if chosen is False:
             continue
-        published = {resource.name: resource for resource in await store.list_resources(kind=kind)}
+        active = await store.list_resources(kind=kind, status=ResourceStatus.ACTIVE)
+        published = {resource.name: resource for resource in active}
         if chosen is not True:
             published = _named(published, chosen, kind)
         pins |= {name: resource.version for name, resource in published.items()}
@@ -238,6 +239,6 @@ def _named(published: Mapping[str, Resource], names: Collection[str], kind: Reso
     if missing:
         there_are = ", ".join(map(repr, published)) or "none"
         raise ConfigError(
-            f"coterie.record: the store has no {kind} {', '.join(map(repr, missing))}; published are: {there_are}."
+            f"coterie.record: the store has no active {kind} {', '.join(map(repr, missing))}; active are: {there_are}."
         )
     return {name: published[name] for name in names}

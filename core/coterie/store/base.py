@@ -38,6 +38,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    ResourceStatus,
     Reward,
     Rollout,
     RolloutState,
@@ -325,23 +326,51 @@ class Store(ABC):
     async def publish(self, resource: Resource) -> Resource:
         """Add the next version of a named resource and return it with its version.
 
-        A version other than 0 must be the next one, or one that was published already with the same content.
+        With status ``ACTIVE``, which it has by default, it takes the place of the version that was active until now,
+        which is retired in the same transaction; with another status it touches no other version.
+
+        A version other than 0 must be the next one, or one that was published already with the same content: that
+        one is left, and returned, as it is by now.
 
         Raises:
             StoreError: it is neither, or the name belongs to a resource of another kind.
         """
 
     @abstractmethod
-    async def get_resource(self, name: str, version: int | None = None) -> Resource:
-        """A version of a resource, the latest by default.
+    async def mark(
+        self,
+        name: str,
+        version: int,
+        status: ResourceStatus | None = None,
+        *,
+        scores: Mapping[str, JSON] | None = None,
+    ) -> Resource:
+        """Give a version another status, or scores, and return it as it is then. What is None stays as it was.
+
+        Scores are added to those that it has; one of the same name is replaced. Making a version ``ACTIVE`` retires
+        the one that was active, in the same transaction. A repetition changes nothing.
 
         Raises:
             NotFoundError: no such name or version; the message lists what there is.
+            StoreError: the scores are no JSON. Nothing was changed.
         """
 
     @abstractmethod
-    async def list_resources(self, *, kind: ResourceKind | None = None, name: str | None = None) -> Sequence[Resource]:
-        """The latest version of each resource; with ``name`` all versions of that one, oldest first."""
+    async def get_resource(self, name: str, version: int | None = None) -> Resource:
+        """A version of a resource, the active one by default.
+
+        Raises:
+            NotFoundError: no such name or version, or none is active; the message lists what there is.
+        """
+
+    @abstractmethod
+    async def list_resources(
+        self, *, kind: ResourceKind | None = None, name: str | None = None, status: ResourceStatus | None = None
+    ) -> Sequence[Resource]:
+        """One version of each resource, by name: the active one, or the newest if none is active.
+
+        With ``name`` all versions of that one, oldest first; with ``status`` all versions that have it.
+        """
 
     # Runs
 
@@ -386,7 +415,8 @@ class Store(ABC):
     @abstractmethod
     async def load(self, records: Records) -> None:
         """Add records as they are, with their states and versions, in one transaction. What exists already (by id, or
-        by name and version, or by run, step and stage) is left as it is, so a repetition is safe.
+        by name and version, or by run, step and stage) is left as it is, so a repetition is safe. Where a resource has
+        several active versions afterwards, the highest stays active.
 
         A rollout that runs must come together with its running attempt: the lease goes on here, and runs out here.
 

@@ -36,6 +36,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    ResourceStatus,
     Reward,
     Rollout,
     RolloutState,
@@ -302,7 +303,9 @@ class HttpStore(Store):
         async def published_already() -> Resource | None:
             # A repetition would make another version. Of those there are, ours is the one made at the same nanosecond.
             for version in await self.list_resources(name=resource.name):
-                if dataclasses.replace(version, version=resource.version) == kept:
+                # Somebody may have marked it since.
+                as_sent = dataclasses.replace(version, version=0, status=kept.status, scores=kept.scores)
+                if as_sent == kept:
                     return version
             return None
 
@@ -314,12 +317,27 @@ class HttpStore(Store):
             return answer
         return self._read(answer, wire.one(Resource))
 
+    async def mark(
+        self,
+        name: str,
+        version: int,
+        status: ResourceStatus | None = None,
+        *,
+        scores: Mapping[str, JSON] | None = None,
+    ) -> Resource:
+        if scores is not None:
+            scores = records.of_json(records.to_json(scores, f"resource {name!r}", "scores"))
+        body = {"name": name, "version": version, "status": status, "scores": scores}
+        return await self._one("/v1/resources/mark", Resource, body)
+
     async def get_resource(self, name: str, version: int | None = None) -> Resource:
         answer = await self._calls.get("/v1/resources/get", {"name": name, "version": version})
         return self._read(answer, wire.one(Resource))
 
-    async def list_resources(self, *, kind: ResourceKind | None = None, name: str | None = None) -> Sequence[Resource]:
-        return await self._all_of("/v1/resources", Resource, {"kind": kind, "name": name})
+    async def list_resources(
+        self, *, kind: ResourceKind | None = None, name: str | None = None, status: ResourceStatus | None = None
+    ) -> Sequence[Resource]:
+        return await self._all_of("/v1/resources", Resource, {"kind": kind, "name": name, "status": status})
 
     # Runs
 

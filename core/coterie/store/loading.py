@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Table, select
 from coterie.errors import NotFoundError, StoreError
 from coterie.store import records
 from coterie.store.locks import lock_rollouts
+from coterie.store.resources import lock_resources, retire_all_but_the_last_active
 from coterie.store.statements import insert_new, one_of, rows_in
 from coterie.store.tables import (
     ATTEMPTS,
@@ -71,9 +72,12 @@ def load(transaction: Transaction, rows: Rows) -> None:
     """Add the rows that are new."""
     connection = transaction.connection
     given = rows.of
+    names = [row["name"] for row in given[RESOURCES]]
+    lock_resources(connection, names)
     _raise_for_other_kinds(connection, given[RESOURCES])
     for table in (TASKS, RESOURCES, RUNS, METRICS, DECISIONS):
         insert_new(connection, table, given[table])
+    retire_all_but_the_last_active(connection, names)
     _raise_for_missing(connection, given[ROLLOUTS], "task_id", TASKS)
     insert_new(connection, ROLLOUTS, given[ROLLOUTS])
     lock_rollouts(connection, {row["rollout_id"] for row in given[ATTEMPTS]})

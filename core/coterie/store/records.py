@@ -29,6 +29,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    ResourceStatus,
     RetryPolicy,
     Reward,
     Rollout,
@@ -342,6 +343,8 @@ def resource_row(resource: Resource) -> dict[str, Any]:
             "parent": resource.parent,
             "note": storable(resource.note),
             "created_ns": resource.created_ns,
+            "status": ResourceStatus(resource.status).value,
+            "scores": to_json(resource.scores, f"resource {resource.name!r}", "scores"),
         },
         f"resource {resource.name!r}",
     )
@@ -358,6 +361,8 @@ def resource_of(row: Row) -> Resource:
         parent=row.parent,
         note=row.note,
         created_ns=row.created_ns,
+        status=ResourceStatus(row.status),
+        scores=of_json(row.scores),
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, column, inspect, table, text
 
 from coterie.errors import SchemaVersionError
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """All versions that this Coterie knows, oldest first; one migration each in ``migrations/versions``."""
 HEAD = REVISIONS[-1]
 """The version that this Coterie reads and writes."""

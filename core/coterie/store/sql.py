@@ -41,6 +41,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    ResourceStatus,
     Reward,
     Rollout,
     RolloutState,
@@ -324,11 +325,24 @@ class SqlStore(Store):
             repeatable=resource.version != 0,
         )
 
+    async def mark(
+        self,
+        name: str,
+        version: int,
+        status: ResourceStatus | None = None,
+        *,
+        scores: Mapping[str, JSON] | None = None,
+    ) -> Resource:
+        records.to_json(scores, f"resource {name!r}", "scores")
+        return await self._write(lambda transaction: resources.mark(transaction, name, version, status, scores))
+
     async def get_resource(self, name: str, version: int | None = None) -> Resource:
         return await self._read(lambda connection: resources.get_resource(connection, name, version))
 
-    async def list_resources(self, *, kind: ResourceKind | None = None, name: str | None = None) -> Sequence[Resource]:
-        return await self._read(lambda connection: resources.list_resources(connection, kind, name))
+    async def list_resources(
+        self, *, kind: ResourceKind | None = None, name: str | None = None, status: ResourceStatus | None = None
+    ) -> Sequence[Resource]:
+        return await self._read(lambda connection: resources.list_resources(connection, kind, name, status))
 
     # Runs
 

@@ -161,6 +161,7 @@ class ResourceRow(StoreTable, table=True):
     """One version of a resource."""
 
     __tablename__ = "resources"
+    __table_args__ = (_partial("ix_resources_active", "name", where="status = 'active'"),)
 
     name: str = Field(primary_key=True)
     version: int = Field(primary_key=True)
@@ -170,6 +171,8 @@ class ResourceRow(StoreTable, table=True):
     parent: int | None
     note: str = Field(sa_type=Text)
     created_ns: int = Field(sa_type=BigInteger)
+    status: str
+    scores: str = Field(sa_type=Text)
 
 
 class RunRow(StoreTable, table=True):

@@ -142,7 +142,7 @@ _JSON_FIELDS: Mapping[type, frozenset[str]] = {
     Rollout: frozenset({"resources", "sampling", "metadata"}),
     Span: frozenset({"attributes"}),
     SpanEvent: frozenset({"attributes"}),
-    Resource: frozenset({"content"}),
+    Resource: frozenset({"content", "scores"}),
     Run: frozenset({"config", "summary"}),
     Metrics: frozenset({"values"}),
     Decision: frozenset({"evidence"}),

@@ -12,7 +12,7 @@ from coterie.errors import ConfigError, NotFoundError, StoreError
 from coterie.runner.pins import Pinned, Pins, endpoint_in, prompt_in
 from coterie.scope import PromptVersion
 from coterie.store.base import Store
-from coterie.vocabulary import JSON, Endpoint, Mode, ResourceKind
+from coterie.vocabulary import JSON, Endpoint, Mode, Resource, ResourceKind, ResourceStatus
 from coterie_server.gateway.errors import bad_request, unavailable
 from coterie_server.gateway.servers import Server, Servers
 from coterie_server.gateway.settings import Fallback, GatewaySettings, PolicySettings, Upstream
@@ -158,7 +158,9 @@ class Routing:
     async def _read_newest(self) -> None:
         try:
             endpoints = await self._store.list_resources(kind=ResourceKind.ENDPOINT)
-            prompts = await self._store.list_resources(kind=ResourceKind.PROMPT) if self._settings.apply_prompts else ()
+            prompts: Sequence[Resource] = ()
+            if self._settings.apply_prompts:
+                prompts = await self._store.list_resources(kind=ResourceKind.PROMPT, status=ResourceStatus.ACTIVE)
             self._latest = Pinned({one.name: endpoint_in(one) for one in endpoints}, dict(map(prompt_in, prompts)))
         except ConfigError as error:
             raise bad_request(str(error), code="resource_invalid") from None

@@ -8,6 +8,7 @@ from coterie.store.base import Page, Store
 from coterie.vocabulary import Decision, Metrics, Resource, Run
 from coterie_server.store_api.parameters import (
     Added,
+    Marking,
     MetricsQuery,
     OfRun,
     ResourceQuery,
@@ -21,20 +22,26 @@ from coterie_server.tokens import Scope
 
 @post("/v1/resources", Scope.TRAINER)
 async def publish(store: Store, resource: Resource) -> Resource:
-    """Add the next version of a named resource. Gives it with its version."""
+    """Add the next version of a named resource. Gives it with its version. An active one retires the one before."""
     return await store.publish(resource)
+
+
+@post("/v1/resources/mark", Scope.TRAINER)
+async def mark(store: Store, marking: Marking) -> Resource:
+    """Give a version of a resource another status, or scores. Making one active retires the one before."""
+    return await store.mark(marking.name, marking.version, marking.status, scores=marking.scores)
 
 
 @get("/v1/resources/get", Scope.AGENT, Scope.READ)
 async def get_resource(store: Store, query: ResourceQuery) -> Resource:
-    """A version of a resource, the latest by default. 404 says what there is."""
+    """A version of a resource, the active one by default. 404 says what there is."""
     return await store.get_resource(query.name, query.version)
 
 
 @get("/v1/resources", Scope.AGENT, Scope.READ)
 async def list_resources(store: Store, query: ResourcesQuery) -> Sequence[Resource]:
-    """The latest version of each resource; with a name all versions of that one, oldest first."""
-    return await store.list_resources(kind=query.kind, name=query.name)
+    """The active version of each resource, the newest if none is; with a name or a status all versions that fit."""
+    return await store.list_resources(kind=query.kind, name=query.name, status=query.status)
 
 
 @post("/v1/runs", Scope.TRAINER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,10 +11,12 @@ from pydantic import Field
 from coterie.store import wire
 from coterie.store.filters import SpanFilter
 from coterie.vocabulary import (
+    JSON,
     AttemptState,
     FailureCause,
     Mode,
     ResourceKind,
+    ResourceStatus,
     Reward,
     Rollout,
     RolloutState,
@@ -261,15 +263,27 @@ class ResourceQuery:
 
     name: str
     version: Whole | None = None
-    """The latest by default."""
+    """The active one by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourcesQuery:
-    """The latest version of each resource; with a name all versions of that one, oldest first."""
+    """The active version of each resource, the newest if none is; with a name or a status all versions that fit."""
 
     kind: ResourceKind | None = None
     name: str | None = None
+    status: ResourceStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Marking:
+    """What to change of a version of a resource; what is left out stays as it is."""
+
+    name: str
+    version: Whole
+    status: ResourceStatus | None = None
+    scores: Mapping[str, JSON] | None = None
+    """Added to those that it has."""
 
 
 @dataclass(frozen=True, slots=True)
