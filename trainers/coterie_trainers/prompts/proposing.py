@@ -1,0 +1,64 @@
+"""A prompt's new text, asked of the reflecting model: taken out of its answer, checked, and asked for once more if wrong."""
+
+from __future__ import annotations
+
+import re
+
+from coterie.errors import PromptError
+from coterie.prompts import check_template
+from coterie_trainers.prompts.study import ReflectionError, Study, TunedPrompt
+
+ANSWER_FORM = "Answer with the whole new text between <prompt> and </prompt>, and nothing else between them."
+"""What a question must end with, so that ``propose`` finds the text in the answer."""
+
+
+async def propose(study: Study, question: str, prompt: TunedPrompt, *, purpose: str) -> str | None:
+    """A new text for a prompt; None, with a note to the user, where two answers held none that can be used.
+
+    A text can be used if it stands in the form that ``ANSWER_FORM`` asks for, is not empty, and has exactly the prompt's
+    placeholders. The second question says what was wrong with the first answer.
+
+    Args:
+        study: Reflects.
+        question: The whole question, ``ANSWER_FORM`` included.
+        prompt: What the text is for.
+        purpose: As for ``Study.reflect``.
+
+    Raises:
+        BudgetSpentError: the budget is spent.
+    """
+    messages = [{"role": "user", "content": question}]
+    for _ in range(2):
+        try:
+            answer = await study.reflect(messages, purpose=purpose)
+        except ReflectionError as error:
+            study.note(f"{purpose} of {prompt.name!r}: {error}")
+            return None
+        try:
+            return text_in(answer, prompt)
+        except PromptError as error:
+            wrong = str(error)
+        messages = [
+            *messages,
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": f"This cannot be used. {wrong} {ANSWER_FORM}"},
+        ]
+    study.note(f"{purpose} of {prompt.name!r}: the reflecting model's proposal cannot be used. {wrong}")
+    return None
+
+
+def text_in(answer: str, prompt: TunedPrompt) -> str:
+    """The text that an answer proposes for a prompt.
+
+    Raises:
+        PromptError: there is none, it is empty, or its placeholders are not the prompt's.
+    """
+    # Greedy: a prompt may itself speak of such tags.
+    found = re.search(r"<prompt>(.*)</prompt>", answer, re.DOTALL)
+    if found is None:
+        raise PromptError("The answer has no text between <prompt> and </prompt>.")
+    text = found[1].strip()
+    if not text:
+        raise PromptError("The text between <prompt> and </prompt> is empty.")
+    check_template(text, prompt.placeholders, of=f"the new text of {prompt.name!r}")
+    return text
