@@ -1,4 +1,4 @@
-"""Reads a training configuration from a YAML file. Every mistake is named: file, key, value, and what is allowed."""
+"""Reads a configuration from a YAML file. Every mistake is named: file, key, value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import types
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,25 +15,36 @@ from pydantic import BaseModel, ValidationError
 from coterie.errors import ConfigError
 from coterie_trainers.config import TrainConfig
 
+Config = TypeVar("Config", bound=BaseModel)
+
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The configuration in a YAML file, with ``overrides`` such as ``training.steps=5`` put over it.
+    """The training configuration in a YAML file, with ``overrides`` such as ``training.steps=5`` put over it.
+
+    Raises:
+        ConfigError: as ``load_settings``.
+    """
+    return load_settings(TrainConfig, path, overrides)
+
+
+def load_settings(kind: type[Config], path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of this kind in a YAML file, with ``overrides`` put over it.
 
     Raises:
         ConfigError: the file is missing or no YAML, a key is unknown or given twice, or a value is not allowed.
     """
     path = Path(path)
-    settings = _read(path)
+    settings = _read(kind, path)
     for override in overrides:
         _put(settings, override)
     try:
-        return TrainConfig.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         file = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
-        raise ConfigError(_explain(file, settings, error)) from None
+        raise ConfigError(_explain(kind, file, settings, error)) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(kind: type[BaseModel], path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -51,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no YAML: {error}") from None
     if not isinstance(settings, dict):
         what = "is empty" if settings is None else f"holds a {type(settings).__name__}"
-        raise ConfigError(f"{path} {what}, where a mapping of settings is wanted: {_keys(TrainConfig)}.")
+        raise ConfigError(f"{path} {what}, where a mapping of settings is wanted: {_keys(kind)}.")
     return settings
 
 
@@ -104,21 +115,21 @@ def _put(settings: dict[str, Any], override: str) -> None:
     place[names[-1]] = value
 
 
-def _explain(file: str, settings: Mapping[str, Any], error: ValidationError) -> str:
+def _explain(kind: type[BaseModel], file: str, settings: Mapping[str, Any], error: ValidationError) -> str:
     """A sentence a mistake."""
-    mistakes = list(dict.fromkeys(_mistakes(settings, error)))
+    mistakes = list(dict.fromkeys(_mistakes(kind, settings, error)))
     if len(mistakes) == 1:
         return f"{file}: {mistakes[0]}"
     return "\n  ".join([f"{file}: {len(mistakes)} settings are wrong:", *mistakes])
 
 
-def _mistakes(settings: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+def _mistakes(kind: type[BaseModel], settings: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     """Each mistake once. Where a setting may have one of two shapes, only the shape that was tried counts."""
     for details in error.errors(include_url=False):
         keys, value = _follow(settings, details["loc"], missing=details["type"] == "missing")
         if len(keys) < len(details["loc"]) and _of_other_shape(value, details["type"]):
             continue
-        yield _sentence(settings, keys, value, details)
+        yield _sentence(kind, settings, keys, value, details)
 
 
 def _of_other_shape(value: Any, mistake: str) -> bool:
@@ -128,13 +139,19 @@ def _of_other_shape(value: Any, mistake: str) -> bool:
     return mistake in ("string_type", "int_type", "float_type") and isinstance(value, dict)
 
 
-def _sentence(settings: Mapping[str, Any], keys: Sequence[str | int], value: Any, details: Mapping[str, Any]) -> str:
+def _sentence(
+    kind: type[BaseModel],
+    settings: Mapping[str, Any],
+    keys: Sequence[str | int],
+    value: Any,
+    details: Mapping[str, Any],
+) -> str:
     key = ".".join(map(str, keys))
     if details["type"] == "extra_forbidden":
-        return _unknown_key(settings, key, keys)
+        return _unknown_key(kind, settings, key, keys)
     if details["type"] == "missing":
         return f"the key {key!r} is missing."
-    if details["type"].endswith("_type") and (model := _model_at(settings, keys)) and not isinstance(value, dict):
+    if details["type"].endswith("_type") and (model := _model_at(kind, settings, keys)) and not isinstance(value, dict):
         return f"{key} = {value!r} is not allowed. It is a mapping of: {_keys(model)}."
     if keys and keys[-1] == "api_key":  # perhaps the key itself: it must not come into a log
         return f"{key} is not shown, and not allowed. Name the environment variable that holds it, as 'env:MODEL_KEY'."
@@ -144,10 +161,12 @@ def _sentence(settings: Mapping[str, Any], keys: Sequence[str | int], value: Any
     return f"{key} = {value!r} is not allowed. {allowed[:1].upper()}{allowed[1:]}."
 
 
-def _unknown_key(settings: Mapping[str, Any], key: str, keys: Sequence[str | int]) -> str:
-    model = _model_at(settings, keys[:-1]) or TrainConfig
+def _unknown_key(kind: type[BaseModel], settings: Mapping[str, Any], key: str, keys: Sequence[str | int]) -> str:
+    model = _model_at(kind, settings, keys[:-1]) or kind
     near = difflib.get_close_matches(str(keys[-1]), list(model.model_fields), n=1)
-    elsewhere = [place for place, other in _sections().items() if other is not model and keys[-1] in other.model_fields]
+    elsewhere = [
+        place for place, other in _sections(kind).items() if other is not model and keys[-1] in other.model_fields
+    ]
     if elsewhere:
         hint = f" It belongs in {' or '.join(repr(place) for place in elsewhere)}."
     elif near:
@@ -173,9 +192,8 @@ def _follow(
     return keys, value
 
 
-def _model_at(settings: Mapping[str, Any], keys: Sequence[str | int]) -> type[BaseModel] | None:
+def _model_at(kind: Any, settings: Mapping[str, Any], keys: Sequence[str | int]) -> type[BaseModel] | None:
     """The section that stands at these keys, or None."""
-    kind: Any = TrainConfig
     value: Any = settings
     for key in keys:
         model = _model_in(kind, value)
@@ -205,10 +223,10 @@ def _models_in(kind: Any) -> Iterator[type[BaseModel]]:
             yield from _models_in(alternative)
 
 
-def _sections() -> Mapping[str, type[BaseModel]]:
+def _sections(kind: type[BaseModel]) -> Mapping[str, type[BaseModel]]:
     """The sections that stand at the top level or one below, by where they stand."""
     found: dict[str, type[BaseModel] | None] = {}
-    for name, field in TrainConfig.model_fields.items():
+    for name, field in kind.model_fields.items():
         found[name] = _model_in(field.annotation)
         if get_origin(field.annotation) is dict:
             found[f"{name}.<name>"] = _model_in(get_args(field.annotation)[-1])

@@ -124,7 +124,7 @@ class Study(Protocol):
 
         Raises:
             BudgetSpentError: not all of it can be paid for; none of it was started, and what is cached stays.
-            TemplateError: a text lacks a placeholder, or has an unknown one.
+            PromptError: a text lacks a placeholder, or has an unknown one.
         """
         ...
 
@@ -133,7 +133,7 @@ class Study(Protocol):
         ...
 
     async def reflect(self, messages: Messages, *, purpose: str) -> str:
-        """Ask the reflecting model. The same question asked again gets another answer, and in a resumed run the same as then.
+        """Ask the reflecting model, anew each time; a resumed run gets the answers of then, in the order of then.
 
         Args:
             messages: What it is asked.

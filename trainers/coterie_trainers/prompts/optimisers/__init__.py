@@ -23,7 +23,10 @@ _OFFERS = Offers(
     "optimiser",
     "optimiser",
     "coterie.optimisers",
-    {name: f"coterie_trainers.prompts.optimisers.{name}:make" for name in ("unchanged",)},
+    {
+        name: f"coterie_trainers.prompts.optimisers.{name}:make"
+        for name in ("apo", "bootstrap", "contrast", "gepa", "miprov2", "random_edits", "rewrite", "unchanged")
+    },
 )
 
 
