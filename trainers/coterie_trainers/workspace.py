@@ -5,6 +5,7 @@
     work/
       run                  the id of the run that the folder belongs to
       store.db             tasks, rollouts, spans, rewards, metrics, decisions
+      journal.jsonl        what the reflecting model said, in a run that tunes prompts
       checkpoints/         step-000012/…  the newest two, and the best on validation
       policies/<name>/     the final weights, ordinary Hugging Face folders
       report.html          the report
@@ -34,6 +35,7 @@ class Workspace:
         self.policies = self.folder / "policies"
         self.logs = self.folder / "logs"
         self.store_path = self.folder / "store.db"
+        self.journal = self.folder / "journal.jsonl"
         self.report_page = self.folder / "report.html"
         self._run = self.folder / "run"
         self._lock: IO[str] | None = None
@@ -111,7 +113,7 @@ class Workspace:
         """Forget everything of earlier runs but what ``prepare`` made (``--fresh``)."""
         for path in (self.checkpoints, self.policies, self.logs):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self._run, self.report_page, *self.folder.glob("store.db*")):
+        for path in (self._run, self.report_page, self.journal, *self.folder.glob("store.db*")):
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(parents=True)
         self.logs.mkdir(parents=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from coterie.errors import ConfigError
 from coterie.interfaces import Backend
@@ -16,12 +16,42 @@ from coterie_trainers.config import TrainConfig
 from coterie_trainers.policy_map import with_schedule_lengths
 from coterie_trainers.workspace import Workspace
 
+
+class NamedConfig(Protocol):
+    """A configuration of a run: a pydantic model with a name."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """All settings, as JSON."""
+        ...
+
+
 MAY_CHANGE = ("guard", "metrics")
-"""Settings that a run may go on with others of: nothing that is learnt depends on them."""
+"""Settings that a training run may go on with others of: nothing that is learnt depends on them."""
 
 
-async def open_run(store: Store, workspace: Workspace, config: TrainConfig, app_spec: str) -> tuple[Run, bool]:
+async def open_run(
+    store: Store,
+    workspace: Workspace,
+    config: NamedConfig,
+    app_spec: str,
+    *,
+    kind: str = "train",
+    may_change: Collection[str] = MAY_CHANGE,
+) -> tuple[Run, bool]:
     """The run to go on with, and whether it had begun before. The folder knows its run: a store may hold many.
+
+    Args:
+        store: Where runs are.
+        workspace: The work folder.
+        config: The run's settings.
+        app_spec: The rollout function.
+        kind: ``train`` or ``optimize``.
+        may_change: Settings that it may go on with others of.
 
     Raises:
         ConfigError: the folder's run was made with other settings.
@@ -29,12 +59,12 @@ async def open_run(store: Store, workspace: Workspace, config: TrainConfig, app_
     settings = {"app": app_spec, **config.model_dump(mode="json")}
     run_id = workspace.run_id()
     if run_id is None:
-        run = Run(new_id("run"), "train", config.name, settings)
+        run = Run(new_id("run"), kind, config.name, settings)
         await store.save_run(run)
         workspace.remember_run(run.id)
         return run, False
     run = await store.get_run(run_id)
-    changed = [key for key in _differences(settings, run.config) if key.partition(".")[0] not in MAY_CHANGE]
+    changed = [key for key in _differences(settings, run.config) if key.partition(".")[0] not in may_change]
     if changed:
         raise ConfigError(
             f"The work folder holds run {run.id}, which was made with other settings for: {', '.join(changed)}. "

@@ -2,6 +2,27 @@
 
 ::
 
-    study.py           what an optimiser sees: candidates, trials, and how to ask for more of them
+    study.py           what an optimiser works with: candidates, trials, and how to ask for more of them
     optimisers/        the optimisers, one a file
+    run.py             one run from its opening to its finish: the way in is ``optimise``
+    config.py          the settings of ``coterie optimize``
+    beginning.py       which prompts are tuned, and what they say now
+    search.py          the study of a run: a store, a runner and a model behind it
+    playing.py         plays rollouts of candidates, as many at once as the budget allows
+    scoring.py         what a rollout was worth, to the team and to each role
+    candidates.py      candidates as versions of prompts in the store
+    reflecting.py      asks the reflecting model
+    budget.py          what a run may spend, and has spent
+    costs.py           what rollouts cost
+    journal.py         what a killed run goes on from, besides the store
+    choosing.py        the winner on validation, its gain on test, and the gate
+    best.py            the prompts of a finished run in one line
 """
+
+from __future__ import annotations
+
+from coterie_trainers.prompts.best import best, find_best
+from coterie_trainers.prompts.config import OptimizeConfig
+from coterie_trainers.prompts.run import optimise
+
+__all__ = ["OptimizeConfig", "best", "find_best", "optimise"]

@@ -67,7 +67,9 @@ class Reflection(Section):
     temperature: Annotated[float, Field(ge=0, le=5)] | None = 1.0
     """null leaves it to the server: some models refuse the parameter."""
     max_tokens: PositiveInt = 8192
-    """The longest answer; sent as ``max_completion_tokens`` if ``max_tokens`` is refused."""
+    """The longest answer, in tokens."""
+    length_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The name under which the server takes it: newer models of OpenAI want the second."""
     concurrency: PositiveInt = 8
     """Calls at once."""
     requests_per_minute: PositiveFloat | None = None
