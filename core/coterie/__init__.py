@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coterie.connecting import connect as connect
     from coterie.errors import CoterieError as CoterieError
     from coterie.gateway_address import gateway_url as gateway_url
+    from coterie.prompts.asking import prompt as prompt
     from coterie.recording import record as record
     from coterie.rewards import calls as calls
     from coterie.rewards import reward as reward
@@ -28,6 +29,7 @@ _PUBLIC = {
     "connect": ("coterie.connecting", "connect"),
     "CoterieError": ("coterie.errors", "CoterieError"),
     "gateway_url": ("coterie.gateway_address", "gateway_url"),
+    "prompt": ("coterie.prompts.asking", "prompt"),
     "record": ("coterie.recording", "record"),
     "calls": ("coterie.rewards", "calls"),
     "reward": ("coterie.rewards", "reward"),
@@ -49,6 +51,7 @@ __all__ = [
     "gateway_url",
     "handoff",
     "instrument",
+    "prompt",
     "record",
     "reward",
     "rollout",

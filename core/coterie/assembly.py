@@ -19,6 +19,7 @@ from coterie.episodes import Edge, EdgeKind, Episode, ToolCall, Turn
 from coterie.foreign.attributes import parsed
 from coterie.foreign.translation import translate
 from coterie.missing import UNKNOWN_AGENT, missing_in
+from coterie.prompts.versions import parts_in
 from coterie.roles import role_of
 from coterie.store.base import Store
 from coterie.vocabulary import JSON, AttemptState, Reward, Span, SpanStatus
@@ -170,6 +171,7 @@ def _one_turn(spans: Sequence[Span], tree: _SpanTree) -> Turn:
         logprobs=None if told.error else best.logprobs,
         prompt_name=best.prompt_name or told.prompt_name,
         prompt_version=best.prompt_version if best.prompt_name else told.prompt_version,
+        prompt_parts=best.prompt_parts or told.prompt_parts,
         error=told.error,
         start_ns=told.start_ns,
         end_ns=told.end_ns,
@@ -199,6 +201,7 @@ def _turn(span: Span, tree: _SpanTree) -> Turn:
         policy_version=_whole(span, c.POLICY_VERSION, None),
         prompt_name=_text(span, c.PROMPT_NAME),
         prompt_version=_whole(span, c.PROMPT_VERSION, None),
+        prompt_parts=parts_in(span.attributes.get(c.PROMPT_PARTS)),
         model=_text(span, c.RESPONSE_MODEL) or _text(span, c.REQUEST_MODEL),
         finish_reason=_first(parsed(span.attributes.get(c.FINISH_REASONS))),
         error=error,

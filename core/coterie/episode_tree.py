@@ -103,6 +103,7 @@ def _turn_node(turn: Turn, show: _Shortener) -> _Node:
         facts.append(f"policy {turn.policy}@{_known(turn.policy_version)}")
     if turn.prompt_name is not None:
         facts.append(f"prompt {turn.prompt_name}@{_known(turn.prompt_version)}")
+    facts += [f"prompt {name}@{version}" for name, version in turn.prompt_parts.values()]
     if turn.finish_reason not in (None, "stop", "tool_calls"):
         facts.append(f"ended by {turn.finish_reason}")
     node = _Node(f"turn {turn.index}: {', '.join(facts)}")

@@ -81,6 +81,8 @@ class Turn:
     invocation: str | None = None
     """Names the run of its agent that the call belongs to: the span id of the nearest ``invoke_agent`` above it, or of one
     around that if the same agent's. None where no span tells."""
+    prompt_parts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """The prompts of the call's other parts, such as ``tool/search``: part → name and version."""
     answered_by: str | None = None
     """Who answered if no model did: ``recording`` or ``mask``, in a replay (``coterie.replays``)."""
 

@@ -54,15 +54,16 @@ def record(
             memory only.
         task: What the team works on: its input, or a ``Task`` with an id of its own. The same input is the same task.
         name: What the program is called, as the workflow's name.
-        prompts: Which published prompts the team's agents get in place of their own: the latest version of all, of
-            those of these resource names, or of none (False).
+        prompts: Which published prompts the team's agents get in place of their own: the active version of all, of
+            those of these resource names, or of none (False). Of two for the same part of the same role neither is
+            taken up, unless one is named; that is logged.
         endpoints: The same for published model endpoints. None by default: the servers of a training run end with it.
         metadata: Free labels of the rollout.
 
     A store that cannot be opened or written breaks nothing: that is logged, and ``recording.problem`` says it.
 
     Raises:
-        ConfigError: the address is of no known kind; and when the block begins, a named resource does not exist.
+        ConfigError: the address is of no known kind; and when the block begins, a named resource has no active version.
     """
     if store is not None and not isinstance(store, Store):
         connect(store)  # says what is wrong with an address
@@ -190,7 +191,7 @@ class Recording:
             mode=Mode.PRODUCTION,
             task=self.task,
             endpoints={},
-            prompts={},
+            prompts=(),
             sampling={},
         )
         return self._enter(assignment, None)

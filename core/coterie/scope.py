@@ -7,13 +7,14 @@ hundreds of attempts may run side by side in one process.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Protocol
 
+from coterie.prompts.versions import PromptVersion, RolePrompts, by_role
 from coterie.replays import Replaying
 from coterie.vocabulary import JSON, Endpoint, Mode, Reward, Span
 
@@ -30,15 +31,6 @@ class SpanSink(Protocol):
     def add_reward(self, reward: Reward) -> None:
         """Take a reward."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class PromptVersion:
-    """A role's prompt as pinned for this attempt."""
-
-    name: str
-    version: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +55,10 @@ class AttemptScope:
     sink: SpanSink
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     """Resource name to endpoint."""
-    prompts: Mapping[str, PromptVersion] = field(default_factory=dict)
-    """Role to prompt."""
+    prompts: Sequence[PromptVersion] = ()
+    """The pinned prompts."""
+    handed_out: set[str] = field(default_factory=set)
+    """Names of the prompts that the program asked for: it sends them itself, perhaps within a longer text."""
     sampling: Mapping[str, JSON] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)
     """Agent name to role, where its run says so."""
@@ -74,6 +68,10 @@ class AttemptScope:
     _turns: Counter[str] = field(default_factory=Counter)
     _open_calls: dict[str, Callable[[], None]] = field(default_factory=dict)
     _lock: RLock = field(default_factory=RLock)
+    _by_role: Mapping[str, RolePrompts] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._by_role = by_role(self.prompts)
 
     def endpoint_for(self, role: str) -> Endpoint | None:
         """The endpoint that serves a role: one that names it, else one for all roles, else None (call as the user wrote)."""
@@ -82,9 +80,9 @@ class AttemptScope:
                 return endpoint
         return next((endpoint for endpoint in self.endpoints.values() if not endpoint.roles), None)
 
-    def prompt_for(self, role: str) -> PromptVersion | None:
-        """The pinned prompt of a role, or None."""
-        return self.prompts.get(role)
+    def prompts_of(self, role: str) -> RolePrompts | None:
+        """The pinned prompts of a role; None if it has none."""
+        return self._by_role.get(role)
 
     def next_turn(self, role: str) -> int:
         """Count one more call of a role; the first is 0."""

@@ -14,7 +14,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall
 from coterie.capture.content import content_rules
-from coterie.scope import CallSummary, PromptVersion, current_scope
+from coterie.capture.prompting import sent_prompts
+from coterie.prompts.versions import UsedPrompts
+from coterie.scope import CallSummary, current_scope
 from coterie.spans import set_tokens, start_span
 from coterie.structure import ERROR_MESSAGE_LIMIT, agent_attributes
 from coterie.vocabulary import JSON, Mode, new_id
@@ -36,8 +38,8 @@ class ToldCall:
     """The tools that were offered, or what gives them. Both are asked only if capture did not see the call."""
     call_id: str | None = None
     """The id that was sent along as a header, if one was."""
-    prompt: PromptVersion | None = None
-    """The pinned prompt that was sent in place of the agent's own, if one was."""
+    prompts: UsedPrompts | None = None
+    """The pinned prompts that were put into the request; None if nobody put them in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,7 @@ def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
         names.REQUEST_TOP_P: parameters.get("top_p"),
         names.REQUEST_SEED: parameters.get("seed"),
     }
-    if call.prompt is not None:
-        attributes |= {names.PROMPT_NAME: call.prompt.name, names.PROMPT_VERSION: call.prompt.version}
+    attributes |= _used_prompts(call).attributes()
     if rules.capture_content:
         attributes[names.INPUT_MESSAGES] = rules.json_text(list(call.messages()))
         if tools := call.tools() if callable(call.tools) else call.tools:
@@ -126,3 +127,13 @@ def _start_span(call: ToldCall, call_id: str, turn: int | None) -> Span:
         kind=SpanKind.CLIENT,
         start_ns=call.start_ns,
     )
+
+
+def _used_prompts(call: ToldCall) -> UsedPrompts:
+    """The pinned prompts that the call had: if nobody put them in, perhaps the program itself did."""
+    scope = current_scope()
+    prompts = scope.prompts_of(call.announced.identity.role) if scope is not None else None
+    if call.prompts is not None or scope is None or prompts is None:
+        return call.prompts or UsedPrompts()
+    tools = call.tools() if callable(call.tools) else call.tools
+    return sent_prompts(call.messages(), tools, prompts, handed_out=scope.handed_out)

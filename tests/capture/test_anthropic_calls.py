@@ -12,8 +12,9 @@ import pytest
 from coterie import conventions as names
 from coterie.assembly import build_episode
 from coterie.capture import instrument, sdk_hook, uninstrument
+from coterie.prompts.versions import PromptVersion
 from coterie.roles import acting_as
-from coterie.scope import AttemptScope, PromptVersion, attempt_scope
+from coterie.scope import AttemptScope, attempt_scope
 from coterie.testing import Fault, ListSink, Reply, ScriptedModel, scope_for_test
 from coterie.vocabulary import Endpoint, Span, SpanStatus
 
@@ -131,7 +132,7 @@ async def test_async(use: Callable[[Any], Any]) -> None:
 def test_endpoint_prompt_and_sampling_of_the_role(use: Callable[[Any], None]) -> None:
     with ScriptedModel(lambda _: ANSWER, policy_version=5) as model:
         endpoint = Endpoint(model.base_url, "policy", "team", sampling={"temperature": 0.5, "stop": "END"})
-        prompts = {"coder": PromptVersion("coder.prompt", 4, "Be exact.")}
+        prompts = [PromptVersion("coder.prompt", 4, "Be exact.", "coder")]
         fields = {"endpoints": {"e": endpoint}, "prompts": prompts, "sampling": {"max_tokens": 9, "top_k": 3}}
         with attempt_scope(scope_for_test(**fields)) as scope, acting_as("Coder"):
             use(sync_client())

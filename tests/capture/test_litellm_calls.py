@@ -17,8 +17,9 @@ import pytest
 from coterie import conventions as names
 from coterie.announced import AnnouncedCall, announce
 from coterie.capture import faults, instrument, uninstrument
+from coterie.prompts.versions import PromptVersion
 from coterie.roles import acting_as, child_identity
-from coterie.scope import PromptVersion, attempt_scope
+from coterie.scope import attempt_scope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
 from coterie.vocabulary import Endpoint, Span
 
@@ -103,7 +104,7 @@ async def test_a_role_with_an_endpoint_goes_there_and_gives_tokens(model: Script
     sink = ListSink()
     fields = {
         "endpoints": {"team": Endpoint(model.base_url, "small", "team", sampling={"temperature": 1.0})},
-        "prompts": {"coder": PromptVersion("coder.prompt", 4, "Be exact.")},
+        "prompts": [PromptVersion("coder.prompt", 4, "Be exact.", "coder")],
         "sampling": {"max_tokens": 3},
     }
     arguments = asked(model, name, temperature=0.5)
@@ -135,7 +136,7 @@ async def test_what_the_openai_sdk_sends_is_recorded_once(model: ScriptedModel) 
 
 def test_prompt_and_sampling_without_an_endpoint(model: ScriptedModel) -> None:
     sink = ListSink()
-    fields = {"prompts": {"coder": PromptVersion("coder.prompt", 4, "Be exact.")}, "sampling": {"temperature": 0.0}}
+    fields = {"prompts": [PromptVersion("coder.prompt", 4, "Be exact.", "coder")], "sampling": {"temperature": 0.0}}
     with attempt_scope(scope_for_test(sink, **fields)), acting_as("Coder"):
         completion(**asked(model, extra_headers={"x-mine": "1"}))
     (request,) = model.requests

@@ -10,8 +10,9 @@ import openai
 import pytest
 
 from coterie import conventions as names
+from coterie.prompts.versions import PromptVersion
 from coterie.roles import acting_as
-from coterie.scope import PromptVersion, attempt_scope
+from coterie.scope import attempt_scope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
 from coterie.vocabulary import Endpoint
 
@@ -57,7 +58,7 @@ def test_the_prompt_replaces_the_system_message_and_nothing_of_the_user_changes(
     ]
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     before, tools_before = copy.deepcopy(messages), copy.deepcopy(tools)
-    prompts = {"coder": PromptVersion("coder.prompt", 4, "Be exact.")}
+    prompts = [PromptVersion("coder.prompt", 4, "Be exact.", "coder")]
     with ScriptedModel(lambda _: "4") as model:
         body = ask(model, scope={"prompts": prompts}, messages=messages, tools=tools)
     assert body["messages"] == [{"role": "system", "content": "Be exact."}, before[1]]
@@ -72,7 +73,7 @@ def test_a_body_that_the_sdk_passes_through_is_not_edited() -> None:
     with ScriptedModel(lambda _: "4") as model:
         scope = scope_for_test(
             endpoints={"e": Endpoint(model.base_url, "policy", "team", sampling={"top_k": 1})},
-            prompts={"agent": PromptVersion("agent.prompt", 2, "Be exact.")},
+            prompts=[PromptVersion("agent.prompt", 2, "Be exact.", "agent")],
         )
         with attempt_scope(scope):
             for path in ("/chat/completions", "http://127.0.0.1:9/v1/chat/completions"):
@@ -85,7 +86,7 @@ def test_a_body_that_the_sdk_passes_through_is_not_edited() -> None:
 
 
 def test_the_prompt_is_inserted_where_there_is_none() -> None:
-    prompts = {"coder": PromptVersion("coder.prompt", 4, "Be exact.")}
+    prompts = [PromptVersion("coder.prompt", 4, "Be exact.", "coder")]
     with ScriptedModel(lambda _: "4") as model:
         body = ask(model, scope={"prompts": prompts, "endpoints": {}})
     assert body["messages"] == [{"role": "system", "content": "Be exact."}, *QUESTION]
@@ -93,7 +94,7 @@ def test_the_prompt_is_inserted_where_there_is_none() -> None:
 
 
 def test_another_roles_prompt_is_left_alone() -> None:
-    prompts = {"reviewer": PromptVersion("reviewer.prompt", 1, "Be strict.")}
+    prompts = [PromptVersion("reviewer.prompt", 1, "Be strict.", "reviewer")]
     with ScriptedModel(lambda _: "4") as model:
         assert ask(model, scope={"prompts": prompts})["messages"] == QUESTION
 
@@ -112,7 +113,7 @@ def test_another_roles_prompt_is_left_alone() -> None:
 def test_the_prompt_in_the_responses_api(request_fields: dict[str, Any], expected: dict[str, Any]) -> None:
     before = copy.deepcopy(request_fields)
     sink = ListSink()
-    scope = scope_for_test(sink, prompts={"agent": PromptVersion("agent.prompt", 2, "Be exact.")})
+    scope = scope_for_test(sink, prompts=[PromptVersion("agent.prompt", 2, "Be exact.", "agent")])
     with ScriptedModel(lambda _: "4") as model, attempt_scope(scope):
         client(model.base_url).responses.create(model="m", **request_fields)
         body = model.requests[0].body

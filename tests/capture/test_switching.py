@@ -22,8 +22,9 @@ from coterie import plugins as plugins_module
 from coterie.announced import AnnouncedCall, announce
 from coterie.capture import call as call_module
 from coterie.capture import faults, instrument, openai_sdk, response_tap, sdk_hook, uninstrument
+from coterie.prompts.versions import PromptVersion
 from coterie.roles import Identity
-from coterie.scope import PromptVersion, attempt_scope
+from coterie.scope import attempt_scope
 from coterie.testing import ListSink, ScriptedModel, scope_for_test
 
 QUESTION = [{"role": "user", "content": "How many?"}]
@@ -137,7 +138,7 @@ def test_a_stream_under_way_is_recorded_to_its_end() -> None:
 def test_suppressed() -> None:
     instrument()
     sink = ListSink()
-    scope = scope_for_test(sink, prompts={"agent": PromptVersion("p", 1, "Be exact.")})
+    scope = scope_for_test(sink, prompts=[PromptVersion("p", 1, "Be exact.", "agent")])
     with ScriptedModel(lambda _: "4") as model, attempt_scope(scope), suppress_instrumentation():
         ask(model.base_url)
         (request,) = model.requests

@@ -15,11 +15,13 @@ from coterie.capture.api import Api
 from coterie.capture.attributes import answer_attributes, input_messages, request_attributes
 from coterie.capture.content import ContentRules, content_rules
 from coterie.capture.faults import note_fault
-from coterie.capture.rewrite import with_endpoint, with_prompt, with_sampling
+from coterie.capture.prompting import with_prompts
+from coterie.capture.rewrite import with_endpoint, with_sampling
+from coterie.prompts.versions import RolePrompts, UsedPrompts
 from coterie.random_ids import random_id
 from coterie.replays import GivenAnswer
 from coterie.roles import Acting, Identity, current_acting, role_of
-from coterie.scope import AttemptScope, CallSummary, PromptVersion, current_scope
+from coterie.scope import AttemptScope, CallSummary, current_scope
 from coterie.spans import put, set_tokens, start_span
 from coterie.states import recorded_state
 from coterie.vocabulary import Endpoint, Mode
@@ -49,7 +51,9 @@ class LLMCall:
         self.scope: AttemptScope | None = current_scope()
         role = self.identity.role
         self.endpoint: Endpoint | None = self.scope.endpoint_for(role) if self.scope else None
-        self.prompt: PromptVersion | None = self.scope.prompt_for(role) if self.scope and api.has_messages else None
+        self._prompts: RolePrompts | None = self.scope.prompts_of(role) if self.scope else None
+        self.used = UsedPrompts()
+        """The pinned prompts that are in what is sent."""
         self.body: Mapping[str, Any] = self._rewritten(body)
         """What is really sent."""
         self._turn = self.scope.next_turn(role) if self.scope else None
@@ -76,8 +80,8 @@ class LLMCall:
 
     @property
     def rewritten(self) -> bool:
-        """True when what is sent differs from what the user's code wanted to send."""
-        return self.endpoint is not None or self.prompt is not None or bool(self.scope and self.scope.sampling)
+        """True when what is sent may differ from what the user's code wanted to send."""
+        return self.endpoint is not None or self._prompts is not None or bool(self.scope and self.scope.sampling)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -156,8 +160,8 @@ class LLMCall:
         if not self.rewritten:
             return body
         changed = dict(body)
-        if self.prompt is not None:
-            with_prompt(self.api, changed, self.prompt.text)
+        if self._prompts is not None and self.scope is not None:
+            self.used = with_prompts(self.api, changed, self._prompts, handed_out=self.scope.handed_out)
         if self.endpoint is not None:
             with_endpoint(self.api, changed, self.endpoint)
         if self.scope is not None:
@@ -186,10 +190,7 @@ class LLMCall:
                 attributes[names.POLICY_NAME] = self.given.policy
         elif self.endpoint is not None:
             attributes[names.POLICY_NAME] = self.endpoint.policy
-        if self.prompt is not None:
-            attributes[names.PROMPT_NAME] = self.prompt.name
-            attributes[names.PROMPT_VERSION] = self.prompt.version
-        return attributes
+        return attributes | self.used.attributes()
 
     def _record(self, answer: Answer) -> None:
         attributes = answer_attributes(answer, self._rules)
@@ -222,6 +223,8 @@ def identity_headers(call_id: str, role: str, scope: AttemptScope | None) -> dic
     headers = {names.HEADER_CALL_ID: call_id, names.HEADER_ROLE: role}
     if scope is not None:
         headers |= {names.HEADER_ROLLOUT_ID: scope.rollout_id, names.HEADER_ATTEMPT_ID: scope.attempt_id}
+        if scope.prompts_of(role) is not None:
+            headers[names.HEADER_PROMPTS] = names.PROMPTS_PLACED
     return headers
 
 

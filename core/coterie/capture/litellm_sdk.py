@@ -2,7 +2,7 @@
 
 LiteLLM reaches some providers through the OpenAI SDK, whose hook sees the call, and most others by itself. Here a call of
 a role with an endpoint is turned to that as one that goes through the OpenAI SDK. Any other gets headers that say whose
-it is, and the role's prompt and sampling; what nobody saw on the wire is recorded from what LiteLLM gives back.
+it is, and the role's prompts and sampling; what nobody saw on the wire is recorded from what LiteLLM gives back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from coterie.capture.answers import ChoicesAssembler, read_answer
 from coterie.capture.api import Api
 from coterie.capture.call import identity_headers
 from coterie.capture.faults import guarded, note_fault
-from coterie.capture.rewrite import endpoint_key, with_prompt, with_sampling
+from coterie.capture.prompting import with_prompts
+from coterie.capture.rewrite import endpoint_key, with_sampling
+from coterie.prompts.versions import UsedPrompts
 from coterie.roles import Acting, child_identity, current_acting
 from coterie.scope import AttemptScope, current_scope
 from coterie.uncaptured import ToldAnswer, ToldCall, record_told_answer, record_told_error
@@ -131,7 +133,7 @@ class _Call:
             parameters=arguments,
             tools=arguments.get("tools") or (),
             call_id=self._id,
-            prompt=self._prompt,
+            prompts=self._used,
         )
 
     def announced_here(self) -> Callable[[], None]:
@@ -194,16 +196,18 @@ class _Call:
     def _rewrite(self, role: str) -> None:
         arguments, scope = self.arguments, self._scope
         endpoint = scope.endpoint_for(role) if scope else None
-        self._prompt = scope.prompt_for(role) if scope else None
+        self._used: UsedPrompts | None = None
+        """What was put in here; None for what the program sends, or the hook in the OpenAI SDK."""
         if endpoint is not None:
-            # The hook in the OpenAI SDK does the rest: model, prompt, sampling, headers.
+            # The hook in the OpenAI SDK does the rest: model, prompts, sampling, headers.
             for name in ("base_url", "custom_llm_provider", "api_version", "client"):
                 arguments.pop(name, None)
             arguments["model"] = f"openai/{endpoint.model}"
             arguments["api_base"], arguments["api_key"] = endpoint.base_url, endpoint_key(endpoint)
             return
-        if self._prompt is not None:
-            with_prompt(Api.CHAT, arguments, self._prompt.text)
+        prompts = scope.prompts_of(role) if scope is not None else None
+        if scope is not None and prompts is not None:
+            self._used = with_prompts(Api.CHAT, arguments, prompts, handed_out=scope.handed_out)
         if scope is not None:
             with_sampling(Api.CHAT, arguments, scope.sampling)
         arguments["extra_headers"] = {

@@ -1,7 +1,7 @@
-"""Changing a request on its way out: the role's prompt, its endpoint, sampling parameters, the wish for token ids.
+"""Changing a request on its way out: the role's endpoint, sampling parameters, the wish for token ids. Its prompts are put
+in by ``prompting.py``.
 
-Works on a copy of the request's body, one level deep; messages that change are replaced, never edited, so the user's own
-objects stay as they are.
+Works on a copy of the request's body, one level deep, so the user's own objects stay as they are.
 """
 
 from __future__ import annotations
@@ -16,20 +16,6 @@ from coterie.vocabulary import JSON, Endpoint
 
 NO_KEY = "coterie-no-key"
 """Sent to endpoints that have no key of their own: the user's key stays with the host that it is for."""
-
-
-def with_prompt(api: Api, body: dict[str, Any], text: str) -> None:
-    """Put a role's prompt into a body: in place of its system message, or before all others if it has none."""
-    if api is Api.CHAT:
-        body["messages"] = _with_system_text(list(body.get("messages") or ()), text)
-    elif api is Api.MESSAGES:
-        body["system"] = text
-    elif api is Api.RESPONSES:
-        given = body.get("input")
-        if body.get("instructions") is None and isinstance(given, list) and any(map(_is_system, given)):
-            body["input"] = _with_system_text(given, text)
-        else:
-            body["instructions"] = text
 
 
 def with_endpoint(api: Api, body: dict[str, Any], endpoint: Endpoint) -> None:
@@ -89,14 +75,3 @@ def _limit_name(api: Api, body: Mapping[str, Any], asked: str) -> str:
     if api is Api.CHAT and "max_completion_tokens" in (asked, *body):
         return "max_completion_tokens"
     return "max_tokens"
-
-
-def _is_system(message: Any) -> bool:
-    return isinstance(message, Mapping) and message.get("role") in ("system", "developer")
-
-
-def _with_system_text(messages: list[Any], text: str) -> list[Any]:
-    for index, message in enumerate(messages):
-        if _is_system(message):
-            return [*messages[:index], {**message, "content": text}, *messages[index + 1 :]]
-    return [{"role": "system", "content": text}, *messages]

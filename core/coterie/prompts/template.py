@@ -49,6 +49,17 @@ def check_template(text: str, placeholders: Collection[str], *, of: str = "This 
     _check(_names(text), placeholders, of=of, absent="the text lacks {}", extra="nobody fills {}")
 
 
+def stands_in(template: str, text: str) -> bool:
+    """True if a text holds the template, filled with whatever values."""
+    pieces, at = _pieces(template), 0
+    for piece in pieces:
+        found = text.find(piece, at)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return bool(pieces)
+
+
 def escape(text: str) -> str:
     """The template that renders to ``text`` and has no placeholder, whatever the text holds."""
     return _PLACEHOLDER.sub(lambda found: found["slashes"] * 2 + "\\" + found["braced"], text)
@@ -63,6 +74,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _is_placeholder(found: re.Match[str]) -> bool:
     return len(found["slashes"]) % 2 == 0
+
+
+def _pieces(template: str) -> list[str]:
+    """What stands between the placeholders, blank pieces left out."""
+    pieces, at = [""], 0
+    for found in _PLACEHOLDER.finditer(template):
+        pieces[-1] += template[at : found.start()] + _filled(found, {found["name"]: ""})
+        if _is_placeholder(found):
+            pieces.append("")
+        at = found.end()
+    pieces[-1] += template[at:]
+    return [piece for piece in pieces if piece.strip()]
 
 
 def _filled(found: re.Match[str], values: Mapping[str, object]) -> str:

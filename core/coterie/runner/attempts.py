@@ -15,16 +15,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.errors import CoterieError, LeaseLostError, NotFoundError, StoreError, StoreUnavailableError
+from coterie.prompts.versions import PromptVersion
 from coterie.replays import Recorded
 from coterie.runner.pins import Pinned, Pins, at_one_server
 from coterie.runner.playing import Assignment, Interruption, Outcome, Player, cut_off
+from coterie.runner.prompt_use import why_unused
 from coterie.runner.reach import Pauses, Reach
 from coterie.runner.recorded import load_recorded
 from coterie.runner.sink import MEMORY_BYTES, AttemptSink, Backlog
 from coterie.runner.trainability import CallCount, why_untrainable
 from coterie.runner.writing import Writing
 from coterie.store.base import Store
-from coterie.vocabulary import AttemptState, FailureCause, Lease, Mode
+from coterie.vocabulary import AttemptState, FailureCause, Lease, Mode, Span
 
 _log = logging.getLogger("coterie.runner")
 
@@ -234,6 +236,7 @@ class Attempts:
             return Outcome(AttemptState.FAILED, FailureCause.ERROR, str(error), retry=retry)
         endpoints = {name: at_one_server(endpoint, rollout.id) for name, endpoint in pinned.endpoints.items()}
         running.endpoints = tuple(endpoints.values())
+        running.prompts = pinned.prompts
         assignment = Assignment(
             rollout_id=rollout.id,
             attempt_id=running.lease.attempt.id,
@@ -279,19 +282,40 @@ class Attempts:
                     f"A train attempt ended without a trainable call (rollout {running.lease.rollout.id}): "
                     f"{finding.text} Each such attempt carries this warning; it is logged once.",
                 )
+        if outcome.state is AttemptState.SUCCEEDED:
+            for prompt in await self._unused_prompts(running):
+                warnings.append(why_unused(running.sink.prompts, prompt))
+                self._tell(
+                    f"unused {prompt.label}",
+                    f"A pinned prompt was not used (rollout {running.lease.rollout.id}): {warnings[-1]} Each such "
+                    "attempt carries this warning; it is logged once.",
+                )
         return warnings
 
     async def _trainable_elsewhere(self, attempt_id: str) -> bool:
-        """True if the store has a trainable call of the attempt that this process did not see: the gateway records calls
-        of agents in other processes and languages, and has it on disk before its answer ends.
-        """
+        """True if the store has a trainable call of the attempt that this process did not see."""
         count = CallCount()
+        for span in await self._seen_elsewhere(attempt_id):
+            count.add(span)
+        return bool(count.trainable)
+
+    async def _unused_prompts(self, running: _Running) -> Sequence[PromptVersion]:
+        """The pinned prompts that no call of an attempt used, not even one that this process did not see."""
+        use = running.sink.prompts
+        if use.unused(running.prompts):
+            for span in await self._seen_elsewhere(running.lease.attempt.id):
+                use.add(span)
+        return use.unused(running.prompts)
+
+    async def _seen_elsewhere(self, attempt_id: str) -> Sequence[Span]:
+        """The spans of an attempt that the store has already: the gateway records calls of agents in other processes and
+        languages, and has them on disk before their answers end.
+        """
         try:
-            for span in (await self.store.get_spans([attempt_id])).get(attempt_id, ()):
-                count.add(span)
+            return (await self.store.get_spans([attempt_id])).get(attempt_id, ())
         except StoreError as error:
             _log.warning("Whether attempt %s had a call at the gateway could not be read: %s", attempt_id, error)
-        return bool(count.trainable)
+            return ()
 
     async def _finish(self, running: _Running, outcome: Outcome, warnings: Sequence[str]) -> tuple[Outcome, bool]:
         """Write the end until the store takes it; gives what was written, and False if the lease was lost."""
@@ -396,6 +420,7 @@ class _Running:
     )
     task: asyncio.Task[bool] = field(init=False)
     endpoints: Sequence[Any] = ()
+    prompts: Sequence[PromptVersion] = ()
     ending: bool = False
     """True once its result is being written: from then on nothing interrupts it."""
 

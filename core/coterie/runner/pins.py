@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from coterie.errors import ConfigError, NotFoundError
 from coterie.gateway_address import through_gateway
+from coterie.prompts.versions import PromptVersion, prompt_in, rivals, told_rivals
 from coterie.roles import RoleMap
-from coterie.scope import PromptVersion
 from coterie.store.base import Store
 from coterie.vocabulary import Endpoint, Resource, ResourceKind, Rollout
 
@@ -25,8 +25,7 @@ class Pinned:
 
     endpoints: Mapping[str, Endpoint]
     """Resource name to endpoint."""
-    prompts: Mapping[str, PromptVersion]
-    """Role to prompt."""
+    prompts: Sequence[PromptVersion]
     agents: Mapping[str, str] = field(default_factory=dict)
     """Agent name to role, as the rollout's run has it."""
 
@@ -70,7 +69,7 @@ class Pins:
 
     async def _looked_up(self, key: tuple[tuple[str, int], ...], rollout_id: str) -> Pinned:
         endpoints: dict[str, Endpoint] = {}
-        prompts: dict[str, PromptVersion] = {}
+        prompts: list[PromptVersion] = []
         for name, version in key:
             try:
                 resource = await self._store.get_resource(name, version)
@@ -83,9 +82,10 @@ class Pins:
                 endpoint = endpoint_in(resource)
                 endpoints[name] = endpoint if self._gateway is None else through_gateway(endpoint, self._gateway)
             elif resource.kind is ResourceKind.PROMPT:
-                role, prompt = prompt_in(resource)
-                prompts[role] = prompt
-        return Pinned(endpoints, prompts, {})
+                prompts.append(prompt_in(resource))
+        for found in rivals(prompts):
+            raise ConfigError(f"Rollout {rollout_id}: {told_rivals(found)}. Pin one of them.")
+        return Pinned(endpoints, tuple(prompts))
 
 
 def endpoint_in(resource: Resource) -> Endpoint:
@@ -120,19 +120,3 @@ def at_one_server(endpoint: Endpoint, rollout_id: str) -> Endpoint:
         return hashlib.blake2b(f"{rollout_id}\n{base_url}".encode(), digest_size=8).digest()
 
     return replace(endpoint, base_url=max(endpoint.replicas, key=draw), replicas=())
-
-
-def prompt_in(resource: Resource) -> tuple[str, PromptVersion]:
-    """The role that a prompt resource is for, and the prompt.
-
-    Raises:
-        ConfigError: its content is no prompt.
-    """
-    text = resource.content.get("text")
-    role = resource.content.get("role") or resource.name
-    if not isinstance(text, str) or not isinstance(role, str):
-        raise ConfigError(
-            f"Resource {resource.name!r} version {resource.version} is no prompt: its content must be "
-            "{'text': …, 'role': …}, both texts."
-        )
-    return role, PromptVersion(resource.name, resource.version, text)

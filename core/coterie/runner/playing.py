@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,10 +22,12 @@ from opentelemetry.trace import Status, StatusCode, use_span
 from coterie import conventions as c
 from coterie.errors import RewardError
 from coterie.own_spans import OwnSpan
+from coterie.prompts.asking import GivenPrompts
+from coterie.prompts.versions import PromptVersion
 from coterie.replays import Recorded, Replaying
 from coterie.rewards import returned_rewards
 from coterie.rollouts import Given, RolloutFunction
-from coterie.scope import AttemptScope, PromptVersion, SpanSink, attempt_scope
+from coterie.scope import AttemptScope, SpanSink, attempt_scope
 from coterie.spans import to_span, tracer
 from coterie.vocabulary import JSON, AttemptState, Endpoint, FailureCause, Mode, Reward, Span, Task
 
@@ -39,7 +41,7 @@ class Assignment:
     mode: Mode
     task: Task
     endpoints: Mapping[str, Endpoint]
-    prompts: Mapping[str, PromptVersion]
+    prompts: Sequence[PromptVersion]
     sampling: Mapping[str, JSON]
     agents: Mapping[str, str] = field(default_factory=dict)
     """Agent name to role, where the rollout's run says so."""
@@ -191,7 +193,9 @@ class InProcess:
         outcome = None
         try:
             with attempt.entered():
-                outcome = await self._ended(_given(assignment), deadline_seconds, interrupted, assignment, attempt.tap)
+                outcome = await self._ended(
+                    _given(assignment, attempt.scope), deadline_seconds, interrupted, assignment, attempt.tap
+                )
         finally:
             attempt.end(outcome)
         return outcome
@@ -275,12 +279,12 @@ def _reward_attributes(reward: Reward) -> dict[str, str | float]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _given(assignment: Assignment) -> Given:
+def _given(assignment: Assignment, scope: AttemptScope) -> Given:
     endpoints = assignment.endpoints
     general = next((endpoint for endpoint in endpoints.values() if not endpoint.roles), None)
     return Given(
         task=assignment.task,
-        prompts={role: prompt.text for role, prompt in assignment.prompts.items()},
+        prompts=GivenPrompts(scope),
         endpoint=general or next(iter(endpoints.values()), None),
         endpoints=dict(endpoints),
         mode=assignment.mode if assignment.recorded is None else assignment.recorded.mode,

@@ -15,8 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from coterie.capture.faults import warn_once
 from coterie.connecting import connect
 from coterie.errors import ConfigError, StoreError
+from coterie.prompts.versions import prompt_in, rivals, told_rivals
 from coterie.runner.attempts import Attempts
 from coterie.runner.playing import Assignment, Interruption, Outcome
 from coterie.scope import SpanSink
@@ -230,8 +232,22 @@ async def _pins(store: Store, wanted: Wanted) -> Mapping[str, int]:
         published = {resource.name: resource for resource in active}
         if chosen is not True:
             published = _named(published, chosen, kind)
+        if kind is ResourceKind.PROMPT:
+            published = _without_rivals(published, named=chosen is not True)
         pins |= {name: resource.version for name, resource in published.items()}
     return pins
+
+
+def _without_rivals(published: Mapping[str, Resource], *, named: bool) -> dict[str, Resource]:
+    """The prompts that are the only ones for their place: among others nobody can say which one is meant."""
+    left_out = set[str]()
+    for found in rivals(map(prompt_in, published.values())):
+        said = f"coterie.record: {told_rivals(found)}. Say which one is meant: prompts=[names]"
+        if named:
+            raise ConfigError(f"{said}.")
+        warn_once(f"{said}. Until then none of them is taken up")
+        left_out |= {prompt.name for prompt in found}
+    return {name: resource for name, resource in published.items() if name not in left_out}
 
 
 def _named(published: Mapping[str, Resource], names: Collection[str], kind: ResourceKind) -> dict[str, Resource]:

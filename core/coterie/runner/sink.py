@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from threading import RLock
 from typing import IO
 
+from coterie.runner.prompt_use import PromptUse
 from coterie.runner.trainability import CallCount
 from coterie.vocabulary import Reward, Span
 
@@ -99,6 +100,7 @@ class AttemptSink:
 
     def __init__(self, backlog: Backlog) -> None:
         self.calls = CallCount()
+        self.prompts = PromptUse()
         self.in_memory = 0
         """Estimated bytes that wait in memory."""
         self.count = 0
@@ -123,6 +125,7 @@ class AttemptSink:
         """Take a finished span."""
         with self._lock:
             self.calls.add(span)
+            self.prompts.add(span)
             self._add(span)
         self._backlog.grew(self)
 

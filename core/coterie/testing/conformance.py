@@ -42,8 +42,9 @@ from coterie import announced, roles
 from coterie import conventions as names
 from coterie.assembly import build_episode, load_episodes
 from coterie.episodes import Episode
+from coterie.prompts.versions import PromptVersion
 from coterie.runner import Runner
-from coterie.scope import PromptVersion, attempt_scope
+from coterie.scope import attempt_scope
 from coterie.testing.canonical import CanonicalEpisode, canonical
 from coterie.testing.described_team import CALLS, HIDDEN_WORD, TeamSetting, expected_episode, speaker, team_answer
 from coterie.testing.scripted_model import Reply, ScriptedModel
@@ -189,7 +190,7 @@ class PluginConformance(ABC):
             scope = scope_for_test(
                 sink,
                 endpoints={"judge": endpoint},
-                prompts={"reviewer": PromptVersion("prompt.reviewer", 3, new_prompt)},
+                prompts=[PromptVersion("prompt.reviewer", 3, new_prompt, "reviewer")],
             )
             with attempt_scope(scope):
                 self.play(program)

@@ -44,6 +44,8 @@ class Attribution:
     rollout_id: str | None
     attempt_id: str | None
     role: str | None
+    prompts_placed: bool = False
+    """True when the program has put the prompts of its role into the request by itself."""
 
 
 def read_path(path: str) -> Place:
@@ -84,6 +86,7 @@ def attribute(place: Place, headers: Mapping[bytes, bytes]) -> Attribution:
         rollout_id=rollout_id,
         attempt_id=attempt_id,
         role=place.role or _header(headers, names.HEADER_ROLE),
+        prompts_placed=_header(headers, names.HEADER_PROMPTS) == names.PROMPTS_PLACED,
     )
 
 

@@ -386,7 +386,9 @@ class Calls:
         assert call.target is not None
         if not isinstance(call.what, Api):
             return Request(body, raw, Hidden())
-        return turned(call.what, body, raw, call.target, call.origin)
+        request = turned(call.what, body, raw, call.target, call.origin, place_prompts=not call.by.prompts_placed)
+        call.prompts = request.prompts
+        return request
 
     def _note_version(self, call: Call, reply: Reply, account: Account | None) -> None:
         told = reply.response.headers.get(names.HEADER_POLICY_VERSION, "")

@@ -18,6 +18,7 @@ from coterie.capture.api import Api
 from coterie.capture.attributes import answer_attributes, request_attributes
 from coterie.capture.call import ERROR_MESSAGE_LIMIT
 from coterie.capture.content import ContentRules
+from coterie.prompts.versions import UsedPrompts
 from coterie.vocabulary import JSON, Mode, Span, SpanEvent, SpanStatus, now_ns
 from coterie_server.gateway.attribution import Attribution, Resource
 from coterie_server.gateway.routing import Origin, Target
@@ -44,6 +45,8 @@ class Call:
     target: Target | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
     """What is sent."""
+    prompts: UsedPrompts = field(default_factory=UsedPrompts)
+    """The prompts that are in it."""
     start_ns: int = field(default_factory=now_ns)
     traceparent: bytes | None = None
     server: Server | None = None
@@ -150,9 +153,7 @@ class Call:
         if self.target is not None and not self.fell_back:
             attributes[names.POLICY_NAME] = self.target.policy
             attributes[names.POLICY_VERSION] = self.version
-        if self.target is not None and self.target.prompt is not None:
-            attributes[names.PROMPT_NAME] = self.target.prompt.name
-            attributes[names.PROMPT_VERSION] = self.target.prompt.version
+        attributes |= self.prompts.attributes()
         return {name: value for name, value in attributes.items() if value is not None}
 
     def _trace(self) -> tuple[str, str | None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from coterie.capture.api import Api
-from coterie.capture.rewrite import with_endpoint, with_prompt, with_sampling
+from coterie.capture.prompting import with_prompts
+from coterie.capture.rewrite import with_endpoint, with_sampling
+from coterie.prompts.versions import UsedPrompts
 from coterie_server.gateway.attribution import Resource
 from coterie_server.gateway.errors import bad_request
 from coterie_server.gateway.routing import Origin, Target
@@ -26,6 +28,8 @@ class Request:
     """The same as JSON."""
     hidden: Hidden
     """What of the answer the client did not ask for."""
+    prompts: UsedPrompts = field(default_factory=UsedPrompts)
+    """The prompts of its role that are in it."""
 
 
 def read_body(what: Api | Resource, raw: bytes) -> dict[str, Any]:
@@ -52,14 +56,16 @@ def read_body(what: Api | Resource, raw: bytes) -> dict[str, Any]:
     return body
 
 
-def turned(api: Api, body: dict[str, Any], raw: bytes, target: Target, origin: Origin | None) -> Request:
-    """The request as the endpoint is to get it: its model, sampling parameters, the role's prompt, and the wish for token
-    ids. ``body`` is changed.
+def turned(
+    api: Api, body: dict[str, Any], raw: bytes, target: Target, origin: Origin | None, *, place_prompts: bool = True
+) -> Request:
+    """The request as the endpoint is to get it: its model, sampling parameters, the role's prompts, and the wish for token
+    ids. ``body`` is changed. With ``place_prompts=False`` it has its prompts.
     """
-    hidden = Hidden()
+    hidden, prompts = Hidden(), UsedPrompts()
     changed = False
-    if target.prompt is not None and api.has_messages:
-        with_prompt(api, body, target.prompt.text)
+    if target.prompts is not None and place_prompts:
+        prompts = with_prompts(api, body, target.prompts)
         changed = True
     if target.endpoint is not None:
         hidden = Hidden.of(api, body, target)
@@ -69,7 +75,7 @@ def turned(api: Api, body: dict[str, Any], raw: bytes, target: Target, origin: O
     if origin is not None and origin.sampling:
         with_sampling(api, body, origin.sampling)
         changed = True
-    return Request(body, orjson.dumps(body) if changed else raw, hidden)
+    return Request(body, orjson.dumps(body) if changed else raw, hidden, prompts)
 
 
 _FIELDS: Mapping[str, tuple[Any, str]] = {

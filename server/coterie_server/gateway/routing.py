@@ -8,9 +8,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from coterie.capture.faults import warn_once
 from coterie.errors import ConfigError, NotFoundError, StoreError
-from coterie.runner.pins import Pinned, Pins, endpoint_in, prompt_in
-from coterie.scope import PromptVersion
+from coterie.prompts.versions import PromptVersion, RolePrompts, by_role, prompt_in, rivals, told_rivals
+from coterie.runner.pins import Pinned, Pins, endpoint_in
 from coterie.store.base import Store
 from coterie.vocabulary import JSON, Endpoint, Mode, Resource, ResourceKind, ResourceStatus
 from coterie_server.gateway.errors import bad_request, unavailable
@@ -43,7 +44,8 @@ class Target:
     """None for the default upstream, which gets the call as it is."""
     servers: Sequence[Server]
     how: PolicySettings = field(default_factory=PolicySettings)
-    prompt: PromptVersion | None = None
+    prompts: RolePrompts | None = None
+    """Those of the role that calls."""
     fallback: Server | None = None
 
     @property
@@ -62,7 +64,7 @@ class Routing:
         self._pins = Pins(store)
         self._served: dict[tuple[str, tuple[str, ...], str | None], Sequence[Server]] = {}
         self._origins: OrderedDict[str, Origin] = OrderedDict()
-        self._latest = Pinned({}, {})
+        self._latest = Pinned({}, ())
         self._latest_at = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -89,17 +91,17 @@ class Routing:
         Raises:
             Refusal: 404, nothing serves it.
         """
-        pinned = origin.pinned if origin is not None else Pinned({}, {})
+        pinned = origin.pinned if origin is not None else Pinned({}, ())
         endpoints = pinned.endpoints or (await self._newest()).endpoints
         endpoint = _chosen(endpoints, role, model)
-        prompts = pinned.prompts
+        published = pinned.prompts
         if origin is None and self._settings.apply_prompts:
-            prompts = (await self._newest()).prompts
-        prompt = prompts.get(role) if role is not None else None
+            published = (await self._newest()).prompts
+        prompts = by_role(published).get(role) if role is not None and published else None
         if endpoint is not None:
-            return self._target_of(endpoint, origin, prompt)
+            return self._target_of(endpoint, origin, prompts)
         if self._settings.default is not None:
-            return Target(None, self._servers.of((self._settings.default,)), prompt=prompt)
+            return Target(None, self._servers.of((self._settings.default,)), prompts=prompts)
         raise bad_request(_nothing_serves(endpoints, role, model), code="model_not_found", status=404)
 
     async def models(self) -> Mapping[str, Endpoint]:
@@ -110,13 +112,13 @@ class Routing:
                 named.setdefault(one, endpoint)
         return named
 
-    def _target_of(self, endpoint: Endpoint, origin: Origin | None, prompt: PromptVersion | None) -> Target:
+    def _target_of(self, endpoint: Endpoint, origin: Origin | None, prompts: RolePrompts | None) -> Target:
         how = self._settings.policies.get(endpoint.policy) or _AS_PUBLISHED
         servers = self._servers_of(endpoint, how)
         mode = origin.mode if origin is not None else Mode.PRODUCTION
         fallback = how.fallback
         allowed = fallback is not None and mode in fallback.modes
-        return Target(endpoint, servers, how, prompt, self._fallback(fallback) if allowed and fallback else None)
+        return Target(endpoint, servers, how, prompts, self._fallback(fallback) if allowed and fallback else None)
 
     def _servers_of(self, endpoint: Endpoint, how: PolicySettings) -> Sequence[Server]:
         places = tuple(endpoint.replicas) or (endpoint.base_url,)
@@ -161,7 +163,7 @@ class Routing:
             prompts: Sequence[Resource] = ()
             if self._settings.apply_prompts:
                 prompts = await self._store.list_resources(kind=ResourceKind.PROMPT, status=ResourceStatus.ACTIVE)
-            self._latest = Pinned({one.name: endpoint_in(one) for one in endpoints}, dict(map(prompt_in, prompts)))
+            self._latest = Pinned({one.name: endpoint_in(one) for one in endpoints}, _without_rivals(prompts))
         except ConfigError as error:
             raise bad_request(str(error), code="resource_invalid") from None
         except StoreError as error:
@@ -174,6 +176,15 @@ class Routing:
 
 
 _AS_PUBLISHED = PolicySettings()
+
+
+def _without_rivals(resources: Sequence[Resource]) -> Sequence[PromptVersion]:
+    """The prompts that are the only ones for their place: among others nobody can say which one is meant."""
+    prompts = [prompt_in(resource) for resource in resources]
+    left_out = rivals(prompts)
+    for found in left_out:
+        warn_once(f"The gateway takes up neither: {told_rivals(found)}. Retire one of them")
+    return [prompt for prompt in prompts if not any(prompt in found for found in left_out)]
 
 
 def _chosen(endpoints: Mapping[str, Endpoint], role: str | None, model: str | None) -> Endpoint | None:

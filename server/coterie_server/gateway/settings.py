@@ -90,7 +90,7 @@ class GatewaySettings(Section):
     """By the name of the model as it is sent to its server."""
     budget: Budget = Budget()
     apply_prompts: bool = False
-    """Put the latest prompt of a role into calls of no rollout, too. Those of a rollout get what it is pinned to."""
+    """Put the active prompts of a role into calls of no rollout, too. Those of a rollout get what it is pinned to."""
 
     capture_content: bool = True
     """False leaves texts, tool definitions and error messages out of spans."""
