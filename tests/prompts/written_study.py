@@ -47,14 +47,15 @@ class WrittenStudy:
         self._worth, self._reflection = worth, reflection
 
     async def evaluate(self, candidate: Candidate, tasks: Sequence[Task], *, samples: int = 1) -> Sequence[Trial]:
-        self.texts[candidate.id] = candidate.texts
-        keys = [(candidate.id, task.id, sample) for task in tasks for sample in range(samples)]
+        id_ = candidate.id
+        self.texts[id_] = candidate.texts
+        keys = [(id_, task.id, sample) for task in tasks for sample in range(samples)]
         new = [key for key in keys if key not in self.played]
         if len(new) > self.rollouts_left:
             raise BudgetSpentError("no rollouts are left")
         self.rollouts_left -= len(new)
         by_id = {task.id: task for task in tasks}
-        for id_, task_id, sample in new:
+        for _, task_id, sample in new:
             scores = dict(self._worth(candidate.texts, by_id[task_id]))
             team = scores.pop("team")
             name = f"{id_}/{task_id}/{sample}"
