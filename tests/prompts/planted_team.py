@@ -11,7 +11,8 @@ and only if, the system prompt of the right role holds the sentence:
 
 A scripted reflecting model stands behind the same socket under the name ``reflector``: it proposes a lesson when it is shown a
 failure of the role whose lesson it is (the role's own words for it: ``UNITS_FAULT``, ``SIGNS_FAULT``), and else a sentence that
-changes nothing. Its proposals are the prompt that it was shown with the sentence added, in a block between three backticks.
+changes nothing. Its proposals are the prompt that it was shown with the sentence added, both between three backticks
+and between ``<prompt>`` and ``</prompt>``.
 """
 
 from __future__ import annotations
@@ -115,10 +116,10 @@ def reflection(asked: str) -> str:
         lesson = UNITS
     elif role == "coder" and SIGNS_FAULT in asked:
         lesson = SIGNS
-    shown = re.search(rf"(?m)^.*?({re.escape(SEED[role])}[^\n`]*)", asked)
+    shown = re.search(rf"({re.escape(SEED[role])}[^\n`<]*)", asked)
     text = shown[1].strip() if shown else SEED[role]
     proposed = text if lesson in text else f"{text} {lesson}"
-    return f"The role failed where it did not do this.\n```\n{proposed}\n```\n"
+    return f"The role failed where it did not do this.\n```\n{proposed}\n```\n<prompt>{proposed}</prompt>\n"
 
 
 def _plan(system: str, asked: str) -> str:

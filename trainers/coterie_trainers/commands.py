@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 import shlex
 import shutil
 import signal
@@ -20,6 +18,7 @@ from coterie.cli import Stopped
 from coterie.cli.extras import MissingExtraError, require_extra
 from coterie.errors import ConfigError
 from coterie.vocabulary import Mode
+from coterie_trainers.given_run import Fresh, Overrides, Seed, beside, let_modules_be_found, with_seed, work_folder
 
 if TYPE_CHECKING:
     from coterie_trainers.audits import Audit
@@ -28,15 +27,9 @@ if TYPE_CHECKING:
 DEMO = "text_to_sql"
 """The example that ``coterie demo`` trains."""
 
-Seed = Annotated[int | None, typer.Option(help="Seed of the run; the config's by default.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the report's figures to FILE, for machines.")
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as training.steps=5. May be repeated."),
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Forget an unfinished run and start anew.")]
 
 
 def train(
@@ -58,10 +51,10 @@ def train(
     """
     from coterie_trainers.config_file import load_config
 
-    settings = load_config(config, _with_seed(overrides, seed))
-    work = out or _work_folder(settings)
+    settings = load_config(config, with_seed(overrides, seed))
+    work = out or work_folder(settings.name, settings.seed)
     _train_and_report(
-        _beside(app, config.resolve().parent),
+        beside(app, config.resolve().parent),
         settings,
         folder=config.resolve().parent,
         work=work,
@@ -86,7 +79,7 @@ def demo(
     from coterie_trainers.config_file import load_config
 
     copy_example(DEMO, out)
-    settings = load_config(out / "config.yaml", _with_seed(overrides, seed))
+    settings = load_config(out / "config.yaml", with_seed(overrides, seed))
     work = out / f"seed-{settings.seed}"
     _train_and_report("app.py:team", settings, folder=out.resolve(), work=work, json_file=json_file, fresh=fresh)
 
@@ -155,10 +148,10 @@ def audit(
     if mode not in (None, "test", "val", "train"):
         raise ConfigError(f"--mode {mode}: rollouts of mode test, val and train can be audited.")
     folder = config.resolve().parent
-    settings = load_config(config, _with_seed(overrides, seed))
+    settings = load_config(config, with_seed(overrides, seed))
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.resolve().parent}.")
-    _let_modules_be_found(app)
+    let_modules_be_found(app)
     if not as_pinned:
         _require_training_stack()
     what = {
@@ -170,10 +163,10 @@ def audit(
         "mask_texts": dict(map(_role_and_text, mask_text or [])),
         "as_pinned": as_pinned,
         "folder": folder,
-        "work": out or _work_folder(settings),
+        "work": out or work_folder(settings.name, settings.seed),
     }
     try:
-        found = asyncio.run(_audit(_beside(app, folder), settings, what))
+        found = asyncio.run(_audit(beside(app, folder), settings, what))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Stopped("Stopped. The replays that are done are kept: the same command goes on with the rest.") from None
     _show_audit(found, json_file)
@@ -215,7 +208,7 @@ def _train_and_report(
 ) -> None:
     from coterie_trainers.team import load_team
 
-    _let_modules_be_found(app)
+    let_modules_be_found(app)
     if settings.runner.where == "here":
         load_team(app, folder=folder)  # the cheapest check comes first; it is not loaded twice
     _require_training_stack()
@@ -285,35 +278,8 @@ def _require_training_stack() -> None:
         ) from None
 
 
-def _with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
-    return [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
-
-
-def _beside(app: str, folder: Path) -> str:
-    """The app as the training loop looks for it: a file in the working folder is named from the config's folder."""
-    file, colon, name = app.rpartition(":")
-    path = Path(file)
-    if not colon or not path.is_file() or (folder / file).is_file():
-        return app
-    return f"{os.path.relpath(path.resolve(), folder)}:{name}"
-
-
-def _let_modules_be_found(app: str) -> None:
-    """Let a module beside the user be found, which a console script does not see by itself."""
-    if not app.rpartition(":")[0].endswith(".py"):
-        sys.path.append(str(Path.cwd()))
-
-
 def _role_and_text(given: str) -> tuple[str, str]:
     role, sign, text = given.partition("=")
     if not sign or not role:
         raise ConfigError(f"--mask-text {given}: give it as ROLE=TEXT, such as coder='{{}}'.")
     return role, text
-
-
-def _work_folder(settings: TrainConfig) -> Path:
-    return Path("runs") / _file_name(settings.name) / f"seed-{settings.seed}"
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "run"

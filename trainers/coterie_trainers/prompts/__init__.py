@@ -17,6 +17,8 @@
     journal.py         what a killed run goes on from, besides the store
     choosing.py        the winner on validation, its gain on test, and the gate
     best.py            the prompts of a finished run in one line
+    result.py          the result of a finished run, for people and machines
+    commands.py        the command ``coterie optimize``
 """
 
 from __future__ import annotations

@@ -38,17 +38,18 @@ async def find_best(store: Store | str | os.PathLike[str], run: str = LATEST) ->
     """As ``best``, for asynchronous code."""
     if isinstance(store, Store):
         return await _best_in(store, run)
-    address = str(store)
-    if "://" not in address:
-        path = Path(address)
-        path = path / "store.db" if path.is_dir() else path
-        if not path.is_file():
-            raise NotFoundError(
-                f"There is no store {path}. Name a store's file or address, or the work folder of a run."
-            )
-        address = str(path)
-    async with coterie.connect(address) as opened:
+    async with coterie.connect(_address(str(store))) as opened:
         return await _best_in(opened, run)
+
+
+def _address(given: str) -> str:
+    if "://" in given:
+        return given
+    path = Path(given)
+    path = path / "store.db" if path.is_dir() else path
+    if not path.is_file():
+        raise NotFoundError(f"There is no store {path}. Name a store's file or address, or the work folder of a run.")
+    return str(path)
 
 
 def _address(given: str) -> str:

@@ -196,3 +196,13 @@ class Ledger:
     def _aside(self, amount: float | None = None) -> str:
         about = "" if amount is None else f" (about {amount:.3g})"
         return f"; {self._kept} rollouts{about} are put aside for measuring the result" if self._kept else ""
+
+
+def told(figures: Mapping[str, float]) -> str:
+    """What was spent, as a line."""
+    tokens = figures["input_tokens"] + figures["output_tokens"]
+    cost = f", {figures['money']:.4g} of money" if figures["money"] else ""
+    return (
+        f"{figures['rollouts']:.0f} rollouts, {figures['calls']:.0f} LLM calls ({figures['reflections']:.0f} reflections), "
+        f"{tokens:.0f} tokens{cost}, {figures['seconds']:.1f} s"
+    )

@@ -28,7 +28,7 @@ from coterie_trainers.prompts.beginning import (
     remember,
     remembered,
 )
-from coterie_trainers.prompts.budget import Ledger
+from coterie_trainers.prompts.budget import Ledger, told
 from coterie_trainers.prompts.candidates import Versions
 from coterie_trainers.prompts.choosing import Choice, choose, interval_json
 from coterie_trainers.prompts.config import OptimizeConfig
@@ -327,16 +327,6 @@ def _summary(
         "spent": dict(ledger.figures()),
         "reflections_by_purpose": dict(reflector.by_purpose),
     }
-
-
-def told(figures: Mapping[str, float]) -> str:
-    """What was spent, as a line."""
-    tokens = figures["input_tokens"] + figures["output_tokens"]
-    cost = f", {figures['money']:.4g} of money" if figures["money"] else ""
-    return (
-        f"{figures['rollouts']:.0f} rollouts, {figures['calls']:.0f} LLM calls ({figures['reflections']:.0f} reflections), "
-        f"{tokens:.0f} tokens{cost}, {figures['seconds']:.1f} s"
-    )
 
 
 def _remarks(costs: Costs, config: OptimizeConfig) -> Sequence[str]:
