@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from coterie.vocabulary import (
     Mode,
     Resource,
     ResourceKind,
+    ResourceStatus,
     Reward,
     Rollout,
     RolloutState,
@@ -361,8 +362,10 @@ async def check_all(store: Store, driver: Driver, runners: Sequence[Process]) ->
 
     versions = await store.list_resources(name="prompt")
     assert [resource.version for resource in versions] == list(range(1, len(versions) + 1))
-    by_number = {resource.version: resource for resource in versions}
-    assert {number: by_number.get(number) for number in driver.versions} == driver.versions
+    assert [resource.version for resource in versions if resource.status is ResourceStatus.ACTIVE] == [len(versions)]
+    by_number = {resource.version: _without_status(resource) for resource in versions}
+    published = {number: _without_status(resource) for number, resource in driver.versions.items()}
+    assert {number: by_number.get(number) for number in published} == published
     texts = [resource.content["text"] for resource in versions]
     assert len(set(texts)) == len(texts), "a prompt was published twice"
 
@@ -388,6 +391,11 @@ def _check_rollout(rollout: Rollout, tried: Sequence[Attempt]) -> None:
         assert (rollout.state, AttemptState.SUCCEEDED in states) == (RolloutState.DEAD, False)
         assert len(failed) == rollout.max_attempts == IMPATIENT
         assert rollout.reason
+
+
+def _without_status(resource: Resource) -> Resource:
+    """Each is active when it is published, and retired by the next."""
+    return replace(resource, status=ResourceStatus.RETIRED)
 
 
 async def by_some(

@@ -48,6 +48,7 @@ def find_commands() -> Sequence[Command]:
         EntryPoint("run", "coterie.cli.run:run", GROUP),
         EntryPoint("dead", "coterie.cli.upkeep:dead", GROUP),
         EntryPoint("requeue", "coterie.cli.upkeep:requeue", GROUP),
+        EntryPoint("prompts", "coterie.cli.prompts:prompts", GROUP),
         EntryPoint("prune", "coterie.cli.upkeep:prune", GROUP),
         EntryPoint("export", "coterie.cli.transfer:export", GROUP),
         EntryPoint("import", "coterie.cli.transfer:import_", GROUP),
