@@ -38,7 +38,7 @@ def test_its_commands_work(text: str, tmp_path: Path) -> None:
             check=False,
         )
     assert done.returncode == 0, (done.stdout, done.stderr)
-    greeting, records, work, waiting, ends, listings, lines, errors = done.stdout.split("=====")
+    greeting, records, work, waiting, ends, listings, lines, resources, errors = done.stdout.split("=====")
     assert '"name":"coterie"' in greeting
     assert '"state":"queued"' in records
     assert '"held":["at-first-request-0"]' in work
@@ -49,6 +49,11 @@ def test_its_commands_work(text: str, tmp_path: Path) -> None:
     assert '"cursor":"t1"' in listings
     assert listings.count('"span_id":"b7ad6b7169203331"') == 1
     assert lines.count('"span_id":"b7ad6b7169203331"') == 1
+    said = re.findall(r'"version":(\d),.*?"status":"(\w+)"', resources)
+    published, asked, marked, listed = said[:2], said[2], said[3], said[4:]
+    assert published == [("1", "active"), ("2", "candidate")]
+    assert (asked, marked) == (("1", "active"), ("2", "active"))
+    assert listed == [("1", "retired"), ("2", "active")]
     shown = re.sub(r"\n#\s+", " ", text.split("|| true\n# ")[1].split("```")[0]).strip()
     assert errors.strip() == shown
 

@@ -214,8 +214,8 @@ async def _compared(url: str, first: str, second: str | None, as_json: bool) -> 
                 f"`coterie prompts diff {one.name}@1 {one.name}@2`."
             )
     names = [f"{each.name}@{each.version}" for each in (before, after)]
-    texts = [file_text(each, version=False).splitlines() for each in (before, after)]
-    lines = list(difflib.unified_diff(*texts, *names, lineterm=""))
+    old, new = [file_text(each, version=False).splitlines() for each in (before, after)]
+    lines = list(difflib.unified_diff(old, new, *names, lineterm=""))
     if as_json:
         typer.echo(_json({"before": asdict(before), "after": asdict(after), "diff": lines}))
     elif not lines:
