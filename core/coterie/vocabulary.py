@@ -359,7 +359,7 @@ class Decision:
 
     run_id: str
     kind: str
-    """``published``, ``promoted``, ``rolled_back``, ``stopped``, ``audited``."""
+    """``published``, ``promoted``, ``kept``, ``rolled_back``, ``retired``, ``stopped``, ``audited``."""
     subject: str
     """What it is about, such as ``policy team@12``."""
     evidence: Mapping[str, JSON]

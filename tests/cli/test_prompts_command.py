@@ -155,7 +155,7 @@ def test_two_names_that_one_file_would_hold_are_refused(exported: Typed) -> None
 def test_listing_and_showing(typed: Typed) -> None:
     assert typed("list")[0] == 2  # no store yet
     publish("Write Rust.")
-    optimised("Write Rust with tests.", status=ResourceStatus.CANDIDATE, scores={"val": 0.75})
+    optimised("Write Rust with tests.", status=ResourceStatus.CANDIDATE, scores={"run-1": {"val": 0.75, "test": 1 / 3}})
     publish("x", "judge", status=ResourceStatus.CANDIDATE)
     code, out, _ = typed("list")
     coder, judge = out.splitlines()
@@ -165,7 +165,7 @@ def test_listing_and_showing(typed: Typed) -> None:
     assert "none active" in judge
     newest, why, oldest = typed("list", "coder")[1].splitlines()
     assert newest.split()[:4] == ["@2", "candidate", "from", "@1"]
-    assert newest.endswith("val 0.75")
+    assert newest.endswith("run-1 (val 0.75, test 0.3333)")
     assert why.strip() == "It forgot the tests."
     assert oldest.split()[:2] == ["@1", "active"]
     shown = typed("show", "coder@2")[1]
@@ -191,7 +191,7 @@ def test_comparing(typed: Typed) -> None:
 def test_putting_to_use_and_out_of_it(typed: Typed) -> None:
     publish("a")
     on_store(lambda store: store.save_run(Run("run-1", "optimize", "n", {})))
-    optimised("b", status=ResourceStatus.CANDIDATE, scores={"run": "run-1"})
+    optimised("b", status=ResourceStatus.CANDIDATE, scores={"run-1": {"val": 0.5}, "seen": 3})
     code, out, _ = typed("activate", "coder@2")
     assert (code, out) == (
         0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from coterie.errors import ConfigError, NotFoundError
 from coterie.prompts.exchange import Exchanged, Outcome, export_prompts, import_prompts
 from coterie.prompts.files import content_of, file_text
 from coterie.store.base import Store
-from coterie.vocabulary import Decision, Resource, ResourceKind, ResourceStatus
+from coterie.vocabulary import JSON, Decision, Resource, ResourceKind, ResourceStatus
 
 prompts = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -28,7 +28,7 @@ Named = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The active
 OfRun = Annotated[
     str | None,
     typer.Option(
-        "--run", metavar="RUN", help="Write it down as a decision of this run; by default of the one that made it."
+        "--run", metavar="RUN", help="Write it down as a decision of this run; by default of the one that measured it."
     ),
 ]
 
@@ -195,7 +195,7 @@ async def _shown(url: str, given: str, as_json: bool) -> str:
         "author": f"{resource.author}, {_time(resource)}",
         "parent": "" if resource.parent is None else f"{resource.name}@{resource.parent}",
         "why": resource.note,
-        "scores": ", ".join(f"{name} {_score(value)}" for name, value in resource.scores.items()),
+        "scores": _scores(resource.scores),
     }
     width = max(map(len, facts))
     return "\n".join([*(f"{name:<{width}}  {fact}" for name, fact in facts.items() if fact), "", content["text"]])
@@ -215,7 +215,7 @@ async def _compared(url: str, first: str, second: str | None, as_json: bool) -> 
             )
     names = [f"{each.name}@{each.version}" for each in (before, after)]
     old, new = [file_text(each, version=False).splitlines() for each in (before, after)]
-    lines = list(difflib.unified_diff(old, new, *names, lineterm=""))
+    lines = list(difflib.unified_diff(old, new, names[0], names[1], lineterm=""))
     if as_json:
         typer.echo(_json({"before": asdict(before), "after": asdict(after), "diff": lines}))
     elif not lines:
@@ -252,16 +252,15 @@ async def _marked(url: str, given: str, status: ResourceStatus, run_id: str | No
 
 
 async def _run_of(store: Store, resource: Resource, given: str | None) -> str | None:
-    """The run whose decision it is: the one that was named, which must exist, or the one that made the version."""
+    """The run whose decision it is: the one that was named, which must exist, or the one that measured the version."""
     if given is not None:
         return (await store.get_run(given)).id
-    made_by = resource.scores.get("run")
-    if not isinstance(made_by, str):
-        return None
-    try:
-        return (await store.get_run(made_by)).id
-    except NotFoundError:
-        return None  # It was left behind in another store.
+    for name in resource.scores:
+        try:
+            return (await store.get_run(name)).id
+        except NotFoundError:
+            continue  # A score of another kind, or of a run that was left behind in another store.
+    return None
 
 
 def _decision(run: str, resource: Resource, before: Sequence[Resource], status: ResourceStatus) -> Decision:
@@ -298,9 +297,8 @@ def _prompt_line(latest: Resource, versions: Sequence[Resource], width: int) -> 
 
 
 def _version_line(resource: Resource) -> str:
-    scores = "  ".join(f"{name} {_score(value)}" for name, value in resource.scores.items())
     parent = "" if resource.parent is None else f"from @{resource.parent}"
-    line = f"@{resource.version:<4} {resource.status:<9}  {parent:<10}  {resource.author}, {_time(resource)}  {scores}"
+    line = f"@{resource.version:<4} {resource.status:<9}  {parent:<10}  {resource.author}, {_time(resource)}  {_scores(resource.scores)}"
     return line.rstrip() + (f"\n      {resource.note}" if resource.note else "")
 
 
@@ -308,14 +306,18 @@ def _candidates(versions: Sequence[Resource]) -> Sequence[Resource]:
     return [one for one in versions if one.status is ResourceStatus.CANDIDATE]
 
 
-def _score(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value, default=str)
+def _scores(scores: Mapping[str, JSON]) -> str:
+    """What was measured, in one line: ``val 0.75``, and by run ``run-1 (val 0.75, test 0.7)``."""
+    return ", ".join(
+        f"{name} ({_scores(value)})" if isinstance(value, Mapping) else f"{name} {_score(value)}"
+        for name, value in scores.items()
     )
+
+
+def _score(value: JSON) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _time(resource: Resource) -> str:
