@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 
 from coterie.vocabulary import JSON, Mode
-from coterie_trainers.intervals import Interval, difference_interval, mean_interval
+from coterie_trainers.intervals import Interval, mean_interval
 from coterie_trainers.prompts.search import Search
+from coterie_trainers.prompts.selection import Gain, Race, gain_shown, race
 from coterie_trainers.prompts.study import BudgetSpentError, Candidate, Trial
 
 Scores = Mapping[str, Sequence[float]]
 """Task id → a score a rollout."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A candidate on validation."""
-
-    candidate: Candidate
-    scores: Scores
-
-    @property
-    def mean(self) -> float:
-        """Over all rollouts."""
-        return fmean(score for scores in self.scores.values() for score in scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +23,64 @@ class Choice:
 
     winner: Candidate
     seed: Candidate
-    standings: Sequence[Standing]
-    """The seed and all finalists that were measured, best first."""
-    val: Interval | None
-    """What the winner gains on validation. It was chosen there, so this is too high."""
+    finalists: Sequence[Candidate]
+    """Those that raced, without the seed."""
+    race: Race
+    val: Gain | None
+    """What the winner gains on the validation tasks that it played. It was chosen there, so this is too high."""
     test_before: Interval | None
     """The seed on test; None if it could not be measured within the budget."""
     test_after: Interval | None
-    test: Interval | None
+    test: Gain | None
     """What the winner gains on test."""
     taken: bool
     """Whether it takes the seed's place."""
     reason: str
-    """Why, or why not, in a sentence."""
+    """Why, or why not."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the winner is another than the seed."""
+        return self.winner.id != self.seed.id
 
 
 async def choose(search: Search, finalists: Sequence[Candidate]) -> Choice:
-    """Measure finalists and seed on validation, the winner and the seed on test, and judge the gain.
+    """Let finalists and seed race on validation, measure the winner and the seed on test, and judge the gain.
 
     When the budget ends in the middle, what was measured until then decides, and what could not be shown is no gain.
     """
-    settings = search.config.selection
-    standings = await _on_validation(search, _different(finalists, search.seed)[: settings.finalists])
-    winner = standings[0].candidate
-    seed_val = next(one for one in standings if one.candidate.id == search.seed.id)
-    changed = winner.id != search.seed.id
-    level, chance = settings.confidence, search.config.seed
-    val = (
-        difference_interval(seed_val.scores, standings[0].scores, level=level, seed=chance)
-        if changed and standings[0].scores.keys() == seed_val.scores.keys()
-        else None
+    settings, seed = search.config.selection, search.seed
+    racing = _different(finalists, seed)[: settings.finalists]
+    search.progress.stage("choosing on validation", (len(racing) + 1) * len(search.val) * settings.samples)
+    found = await race(
+        search.evaluate,
+        [seed, *racing],
+        search.val,
+        samples=settings.samples,
+        confidence=settings.confidence,
+        random=random.Random(f"{search.config.seed}/selection"),
+        score_range=search.config.reward.range,
     )
+    if found.cut_short is not None:
+        search.progress.warn(f"The finalists could not all be measured within the budget: {found.cut_short}")
+    for out in found.dropped:
+        search.progress.note(f"dropped after {out.tasks} tasks: {out.candidate}, {out.reason}")
+    winner = found.winner
+    changed = winner.id != seed.id
+    val = _gain(found.scores[seed.id], found.scores[winner.id], settings.confidence) if changed else None
     search.put_aside(finalists=0, rest=0)
-    before = await _on_test(search, search.seed, "seed")
-    after = await _on_test(search, winner, "winner") if changed and before is not None else before
-    test = difference_interval(before, after, level=level, seed=chance) if changed and before and after else None
+    before = await _on_test(search, seed, "the prompts as they are")
+    after = await _on_test(search, winner, "the winner") if changed and before is not None else before
+    test = _gain(before, after, settings.confidence) if changed and before and after else None
     taken, reason = _judged(settings.gate, changed, val, test)
     return Choice(
         winner=winner,
-        seed=search.seed,
-        standings=standings,
+        seed=seed,
+        finalists=racing,
+        race=found,
         val=val,
-        test_before=mean_interval(before, level=level, seed=chance) if before else None,
-        test_after=mean_interval(after, level=level, seed=chance) if after else None,
+        test_before=_mean(search, before),
+        test_after=_mean(search, after),
         test=test,
         taken=taken,
         reason=reason,
@@ -89,19 +92,17 @@ def interval_json(interval: Interval | None) -> JSON:
     return None if interval is None else asdict(interval)
 
 
-async def _on_validation(search: Search, finalists: Sequence[Candidate]) -> list[Standing]:
-    """The seed and the finalists by their mean on validation, best first; of equals the seed, then the optimiser's guess."""
-    settings = search.config.selection
-    search.progress.stage("choosing on validation", (len(finalists) + 1) * len(search.val) * settings.samples)
-    standings = []
-    for candidate in (search.seed, *finalists):
-        try:
-            trials = await search.measure(candidate, search.val, samples=settings.samples, mode=Mode.VAL)
-        except BudgetSpentError as error:
-            search.progress.warn(f"A finalist could not be measured within the budget and is out: {error}")
-            continue
-        standings.append(Standing(candidate, scores_of(trials)))
-    return sorted(standings, key=lambda one: -one.mean)
+def _gain(before: Scores, after: Scores, confidence: float) -> Gain | None:
+    """On the tasks that both have played."""
+    both = before.keys() & after.keys()
+    if not both:
+        return None
+    return gain_shown({t: before[t] for t in both}, {t: after[t] for t in both}, confidence=confidence)
+
+
+def _mean(search: Search, scores: Scores | None) -> Interval | None:
+    level = search.config.selection.confidence
+    return mean_interval(scores, level=level, seed=search.config.seed) if scores else None
 
 
 async def _on_test(search: Search, candidate: Candidate, name: str) -> Scores | None:
@@ -110,22 +111,19 @@ async def _on_test(search: Search, candidate: Candidate, name: str) -> Scores | 
     try:
         return scores_of(await search.measure(candidate, tasks, samples=settings.test_samples, mode=Mode.TEST))
     except BudgetSpentError as error:
-        search.progress.warn(f"The {name} could not be measured on test within the budget: {error}")
+        search.progress.warn(f"{name[:1].upper()}{name[1:]} could not be measured on test within the budget: {error}")
         return None
 
 
-def _judged(gate: str, changed: bool, val: Interval | None, test: Interval | None) -> tuple[bool, str]:
+def _judged(gate: str, changed: bool, val: Gain | None, test: Gain | None) -> tuple[bool, str]:
     if not changed:
         return False, "no candidate did better on validation than the prompts as they are"
     if gate == "none":
-        return True, "the winner on validation is taken as it is"
+        return True, "the winner on validation is taken as it is (selection.gate is none)"
     shown = test if gate == "test" else val
     if shown is None:
         return False, f"the gain could not be measured on {gate}"
-    told = f"{shown.value:+.3f} on {gate} [{shown.low:+.3f}, {shown.high:+.3f}]"
-    if shown.low > 0:
-        return True, f"the gain is {told}"
-    return False, f"the gain is not shown: {told}"
+    return shown.shown, f"on {gate}: {shown.reason}"
 
 
 def scores_of(trials: Sequence[Trial]) -> dict[str, list[float]]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import coterie
@@ -257,44 +258,60 @@ async def _finalists_of(optimiser: Optimiser, search: Search) -> Sequence[Candid
 
 async def _take(job: _Job, versions: Versions, choice: Choice) -> None:
     """Write down the decision, and make the winner active if it is taken."""
-    store, winner = job.store, choice.winner
-    seed_versions, winner_versions = versions.versions_of(choice.seed), await versions.publish(winner)
-    val = {one.candidate.id: one.mean for one in choice.standings}
-    for standing in choice.standings:
-        of_candidate = await versions.publish(standing.candidate)
-        scores: dict[str, JSON] = {"candidate": standing.candidate.id, "val": standing.mean}
-        if standing.candidate.id == winner.id and choice.test_after is not None:
-            scores["test"] = choice.test_after.value
-        for name, version in of_candidate.items():
-            if standing.candidate.id == choice.seed.id or version != seed_versions[name]:
-                await store.mark(name, version, scores={job.run.id: scores})
+    store, run_id = job.store, job.run.id
+    seed_versions, winner_versions = await versions.publish(choice.seed), await versions.publish(choice.winner)
     changed = {name: version for name, version in winner_versions.items() if version != seed_versions[name]}
+    for candidate in (choice.seed, *choice.finalists):
+        scores = _scores(candidate, choice)
+        for name, version in (await versions.publish(candidate)).items():
+            if candidate.id in (choice.seed.id, choice.winner.id) or version not in (
+                seed_versions[name],
+                changed.get(name),
+            ):
+                await store.mark(name, version, scores={run_id: scores})
     if choice.taken:
         for name, version in changed.items():
             await store.mark(name, version, ResourceStatus.ACTIVE)
-    evidence: dict[str, JSON] = {
-        "reason": choice.reason,
-        "candidate": winner.id,
-        "versions": {name: [seed_versions[name], version] for name, version in changed.items()},
-        "why": dict(winner.why),
-        "val": val,
-        "val_gain": interval_json(choice.val),
-        "test_gain": interval_json(choice.test),
-    }
-    subject = f"prompts {', '.join(changed) or ', '.join(versions.prompts)}"
     kind = "promoted" if choice.taken else "kept"
-    decided = {(each.kind, each.subject) for each in await store.get_decisions(job.run.id)}
-    if (kind, subject) not in decided:
-        await store.add_decision(Decision(job.run.id, kind, subject, evidence))
+    if kind not in {each.kind for each in await store.get_decisions(run_id)}:
+        evidence: dict[str, JSON] = {
+            "reason": choice.reason,
+            "candidate": choice.winner.id,
+            "versions": {name: [seed_versions[name], version] for name, version in changed.items()},
+            "why": dict(choice.winner.why),
+            **_measured(choice),
+        }
+        await store.add_decision(Decision(run_id, kind, f"prompts {', '.join(changed or versions.prompts)}", evidence))
     if choice.taken:
-        job.progress.note(f"{', '.join(changed)}: the winner is active now, since {choice.reason}")
-    else:
-        kept = (
-            f" The winner stays a candidate: {', '.join(f'{n} version {v}' for n, v in changed.items())}."
-            if changed
-            else ""
-        )
-        job.progress.warn(f"The prompts stay as they are: {choice.reason}.{kept}")
+        job.progress.note(f"{', '.join(changed)}: the winner is active now. {choice.reason}")
+        return
+    there = ", ".join(f"{name} version {version}" for name, version in changed.items())
+    job.progress.warn(
+        f"The prompts stay as they are: {choice.reason}."
+        + (f" The winner is kept as a candidate ({there}); `coterie prompts` can make it active." if changed else "")
+    )
+
+
+def _scores(candidate: Candidate, choice: Choice) -> dict[str, JSON]:
+    """What the run measured of a candidate, as the versions of its prompts carry it."""
+    val = [score for scores in choice.race.scores[candidate.id].values() for score in scores]
+    found: dict[str, JSON] = {"candidate": candidate.id, "val": fmean(val) if val else None, "val_rollouts": len(val)}
+    test = choice.test_before if candidate.id == choice.seed.id else choice.test_after
+    if test is not None and candidate.id in (choice.seed.id, choice.winner.id):
+        found |= {"test": test.value, "test_rollouts": test.rollouts}
+    return found
+
+
+def _measured(choice: Choice) -> dict[str, JSON]:
+    """The figures behind a choice."""
+    return {
+        "val": {candidate.id: _scores(candidate, choice)["val"] for candidate in (choice.seed, *choice.finalists)},
+        "val_gain": interval_json(choice.val.interval if choice.val else None),
+        "test_before": interval_json(choice.test_before),
+        "test_after": interval_json(choice.test_after),
+        "test_gain": interval_json(choice.test.interval if choice.test else None),
+        "dropped": {out.candidate: out.reason for out in choice.race.dropped},
+    }
 
 
 def _summary(
@@ -318,11 +335,7 @@ def _summary(
             }
             for name, prompt in versions.prompts.items()
         },
-        "val": {one.candidate.id: one.mean for one in choice.standings},
-        "val_gain": interval_json(choice.val),
-        "test_before": interval_json(choice.test_before),
-        "test_after": interval_json(choice.test_after),
-        "test_gain": interval_json(choice.test),
+        **_measured(choice),
         "budget": config.budget.model_dump(mode="json"),
         "spent": dict(ledger.figures()),
         "reflections_by_purpose": dict(reflector.by_purpose),
