@@ -349,7 +349,7 @@ class Metrics:
     step: int
     values: Mapping[str, float | int | str | None]
     stage: str = "train"
-    """``train``, ``val``, ``test``, ``baseline``, ``warm_start``, ``audit_mask``, ``audit_replay``."""
+    """``train``, ``val``, ``test``, ``baseline``, ``warm_start``, ``prompts``, ``search``, ``audit_mask``, ``audit_replay``."""
     time_ns: int = field(default_factory=now_ns)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from coterie.errors import ConfigError
 from coterie.vocabulary import Task
-from coterie_trainers.config import Dataset, Source
 from coterie_trainers.datasets import load_split, load_splits
+from coterie_trainers.sections import Dataset, Source
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=5

@@ -19,9 +19,10 @@ from coterie.assembly import load_episodes
 from coterie.store.sqlite import SqliteStore
 from coterie.testing import ScriptedModel
 from coterie.vocabulary import AttemptState, FailureCause, Rollout, RolloutState, RunState
-from coterie_trainers.config import Runner, TrainConfig
+from coterie_trainers.config import TrainConfig
 from coterie_trainers.loop import run as loop_run
 from coterie_trainers.runners import tries
+from coterie_trainers.sections import Runner
 
 APP = """
 import itertools, coterie

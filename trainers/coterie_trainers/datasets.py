@@ -15,7 +15,7 @@ from typing import Any
 
 from coterie.errors import ConfigError
 from coterie.vocabulary import Task
-from coterie_trainers.config import Dataset, Source
+from coterie_trainers.sections import Dataset, Source
 
 FIELDS = ("id", "input", "reference", "metadata")
 """What a record may have; anything else is refused, since it would be lost."""

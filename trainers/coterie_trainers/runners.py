@@ -12,8 +12,8 @@ from coterie.rollouts import RolloutFunction
 from coterie.runner import Runner
 from coterie.store.base import Store
 from coterie.vocabulary import FailureCause, RetryPolicy, RolloutState, Run
-from coterie_trainers.config import Runner as RunnerConfig
 from coterie_trainers.progress import Progress
+from coterie_trainers.sections import Runner as RunnerConfig
 
 
 def tries(config: RunnerConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@
       store.db             tasks, rollouts, spans, rewards, metrics, decisions
       journal.jsonl        what the reflecting model said, in a run that tunes prompts
       checkpoints/         step-000012/…  the newest two, and the best on validation
+      prompts/             what the reflecting model said in searches between training steps, a file each
       policies/<name>/     the final weights, ordinary Hugging Face folders
       report.html          the report
       logs/                model servers and trainers
@@ -34,6 +35,7 @@ class Workspace:
         self.checkpoints = self.folder / "checkpoints"
         self.policies = self.folder / "policies"
         self.logs = self.folder / "logs"
+        self.searches = self.folder / "prompts"
         self.store_path = self.folder / "store.db"
         self.journal = self.folder / "journal.jsonl"
         self.report_page = self.folder / "report.html"
@@ -111,7 +113,7 @@ class Workspace:
 
     def clear(self) -> None:
         """Forget everything of earlier runs but what ``prepare`` made (``--fresh``)."""
-        for path in (self.checkpoints, self.policies, self.logs):
+        for path in (self.checkpoints, self.policies, self.logs, self.searches):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self._run, self.report_page, self.journal, *self.folder.glob("store.db*")):
             path.unlink(missing_ok=True)

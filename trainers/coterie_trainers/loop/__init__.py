@@ -5,7 +5,7 @@
 ::
 
     run.py             one run from its opening to its finish: the way in is ``train``
-    opening.py         the run to make or to go on with, and the backend that the configuration names
+    opening.py         the backend that the configuration names
     job.py             what all rooms share: one run and what it works with
     steps.py           the training steps, one after the other, each with its figures and checkpoint
     collecting.py      draws tasks, enqueues rollouts, waits for them
@@ -17,6 +17,7 @@
     unfinished.py      what answers that were cut off and rollouts that failed teach
     valuing.py         what the critics say of a step's turns
     publishing.py      the endpoints of the policies, as agents find them
+    tuning.py          searches for better prompts between the steps
     watching.py        the guard: what it sees, says, and does when it stops a run
     validating.py      looks at the validation split, and the promotion of the best checkpoint
 """

@@ -23,6 +23,10 @@ class Endpoints:
         """Policy → the version that is served."""
         return {policy: endpoint.version for policy, endpoint in self.by_policy.items()}
 
+    def pin(self, versions: Mapping[str, int]) -> None:
+        """Pin the rollouts to come to these resources too: the prompts that were found."""
+        self.pinned = {**self.pinned, **versions}
+
     async def serve(self) -> None:
         """Start the servers. Nothing is published yet."""
         self.by_policy = dict(await self.job.backend.serve())

@@ -7,6 +7,7 @@ step and after the last.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +26,16 @@ from coterie_trainers.loop.carrying_over import AsyncCollector
 from coterie_trainers.loop.collecting import SyncCollector, cancel_leftovers
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.learning import Learner, credit_as_set
-from coterie_trainers.loop.opening import make_backend, open_run
+from coterie_trainers.loop.opening import make_backend
 from coterie_trainers.loop.publishing import Endpoints
 from coterie_trainers.loop.steps import Steps
+from coterie_trainers.loop.tuning import PlayedBy, Tuner, check_tuning
 from coterie_trainers.loop.validating import Validation
 from coterie_trainers.loop.valuing import check_critic
 from coterie_trainers.loop.watching import Watch
 from coterie_trainers.prepare import ensure_prepared
 from coterie_trainers.progress import Progress
+from coterie_trainers.run_opening import open_run
 from coterie_trainers.runners import runner_here, runners_elsewhere, tries
 from coterie_trainers.sinks.sink import RunFacts
 from coterie_trainers.sinks.sinks import check_sinks, open_sinks
@@ -82,6 +85,7 @@ async def train(
                 config.prepare, folder=folder, work=workspace.folder, seed=config.seed, progress=progress
             )
         splits = load_splits(config.dataset, folders=(folder, workspace.folder), name=config.name)
+        check_tuning(config, splits)
         set_role_map(config.agents)
         async with coterie.connect(config.store or str(workspace.store_path)) as store:
             run, resumed = await open_run(store, workspace, config, app_spec)
@@ -94,15 +98,16 @@ async def train(
             sinks = await open_sinks(config.metrics, facts, progress)
             backend = make_backend(config, workspace, folder)
             job = Job(config, run.id, store, backend, workspace, progress, splits, verifier, sinks)
+
+            def played_by(played: Run) -> AbstractAsyncContextManager[None]:
+                if function is not None:
+                    return runner_here(store, function, played, config.runner)
+                url = str(config.store)
+                return runners_elsewhere(store, played, config.runner, app=app_spec, url=url, progress=progress)
+
             try:
-                async with (
-                    runner_here(store, function, run, config.runner)
-                    if function is not None
-                    else runners_elsewhere(
-                        store, run, config.runner, app=app_spec, url=str(config.store), progress=progress
-                    )
-                ):
-                    await _train(job, estimate, credit, resumed)
+                async with played_by(run):
+                    await _train(job, estimate, credit, played_by, folder, resumed)
                     finished = replace(run, state=RunState.SUCCEEDED, finished_ns=now_ns())
                     await store.save_run(finished)
                     progress.close()
@@ -121,7 +126,9 @@ async def train(
                 await asyncio.shield(sinks.close())
 
 
-async def _train(job: Job, estimate: advantages.Estimate, credit: Credit, resumed: bool) -> None:
+async def _train(
+    job: Job, estimate: advantages.Estimate, credit: Credit, played_by: PlayedBy, folder: Path, resumed: bool
+) -> None:
     """Everything from the first server start to the last measurement."""
     if resumed:
         await cancel_leftovers(job)
@@ -129,9 +136,9 @@ async def _train(job: Job, estimate: advantages.Estimate, credit: Credit, resume
     evaluator = Evaluator(job.store, job.run_id, job.progress, tries(job.config.runner))
     validation = Validation(job, evaluator, endpoints)
     collector = AsyncCollector(job) if job.config.training.collection == "async" else SyncCollector(job)
-    steps = Steps(
-        job, collector, Learner(job, estimate, credit), endpoints, validation, Watch(job, endpoints, collector)
-    )
+    tuner = Tuner(job, endpoints, played_by, folder)
+    watch = Watch(job, endpoints, collector, tuner)
+    steps = Steps(job, collector, Learner(job, estimate, credit), endpoints, validation, watch, tuner)
     done = job.workspace.saved_steps()
     test, samples = job.splits["test"], job.config.evaluation.test_samples
 
@@ -144,7 +151,7 @@ async def _train(job: Job, estimate: advantages.Estimate, credit: Credit, resume
     await endpoints.tell()
     await evaluator.measure_test("before", test, endpoints.pinned, samples=samples)
     await steps.run(first=(done[-1] if done else 0) + 1)
-    await validation.promote_best()
+    await tuner.go_back(await validation.promote_best())
     await evaluator.measure_test("after", test, endpoints.pinned, samples=samples)
 
 

@@ -1,4 +1,5 @@
-"""The training steps: collect, learn, publish, and after each the figures, the checkpoint and the looks that are due.
+"""The training steps: collect, learn, publish, and after each the figures, the checkpoint and the looks that are due; before
+some a search for better prompts.
 
 After each step a checkpoint is written, so that a run that is cut off goes on from its last step.
 """
@@ -19,6 +20,7 @@ from coterie_trainers.loop.filling import Filling
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.learning import Learner
 from coterie_trainers.loop.publishing import Endpoints
+from coterie_trainers.loop.tuning import Tuner
 from coterie_trainers.loop.validating import Validation
 from coterie_trainers.loop.watching import Watch
 
@@ -34,6 +36,7 @@ class Steps:
         endpoints: Endpoints,
         validation: Validation,
         watch: Watch,
+        tuner: Tuner,
     ) -> None:
         self.job = job
         self.collector = collector
@@ -43,6 +46,7 @@ class Steps:
         self.endpoints = endpoints
         self.validation = validation
         self.watch = watch
+        self.tuner = tuner
 
     async def run(self, first: int) -> None:
         """Make the steps from ``first`` on.
@@ -50,8 +54,10 @@ class Steps:
         Raises:
             NothingToTrainError: too many steps in a row had no usable group.
             StoppedByGuardError: the guard ended the run.
+            ConfigError, RewardError, BackendError: a search for prompts cannot go on (``Tuner.before``).
         """
         job, training = self.job, self.job.config.training
+        await self.tuner.begin(first)
         if first > 1 and self._look_is_due(first - 1, seconds=0.0) and first - 1 not in await self.validation.looks():
             await self.validation.look(first - 1)
         earlier = await job.store.get_metrics(job.run_id)
@@ -67,6 +73,7 @@ class Steps:
             if self._time_is_up(seconds):
                 job.progress.note(f"stopped after {step - 1} steps: training.max_seconds = {training.max_seconds:g}")
                 break
+            await self.tuner.before(step)
             started = time.monotonic()
             figures = await self._step(step)
             # Before the checkpoint: a step that has one is never made again, so its figures must be there.

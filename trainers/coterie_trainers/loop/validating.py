@@ -53,8 +53,8 @@ class Validation:
         looks = {step: success for step, success in (await self.looks()).items() if step <= newest}
         return max((success, step) for step, success in looks.items())[1] if looks else None
 
-    async def promote_best(self) -> None:
-        """Serve the checkpoint that did best, and make it the run's result."""
+    async def promote_best(self) -> int:
+        """Serve the checkpoint that did best, and make it the run's result; gives its step."""
         job = self.job
         newest = job.workspace.saved_steps()[-1]
         best = await self.best_step() or newest
@@ -79,3 +79,4 @@ class Validation:
                 )
             )
             await job.decide("promoted", subject, {"validation success by step": evidence})
+        return best

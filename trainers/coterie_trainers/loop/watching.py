@@ -16,6 +16,7 @@ from coterie_trainers.health.verdict import Level, Verdict
 from coterie_trainers.loop.collecting import Collector
 from coterie_trainers.loop.job import Job
 from coterie_trainers.loop.publishing import Endpoints
+from coterie_trainers.loop.tuning import Tuner
 
 STAGE = "guard"
 """The stage under which the store keeps what the guard said at a step: ``level``, and ``<rule>, <subject>`` → reason."""
@@ -24,10 +25,11 @@ STAGE = "guard"
 class Watch:
     """The guard of one run. Without a section ``guard`` it does nothing."""
 
-    def __init__(self, job: Job, endpoints: Endpoints, collector: Collector) -> None:
+    def __init__(self, job: Job, endpoints: Endpoints, collector: Collector, tuner: Tuner) -> None:
         self.job = job
         self.endpoints = endpoints
         self.collector = collector
+        self.tuner = tuner
         self.guard = job.config.guard
         self.history = History()
         self.warned: set[int] = set()
@@ -110,10 +112,12 @@ class Watch:
         if back is not None:
             await self.endpoints.load(back)
             await self.endpoints.tell()
+            await self.tuner.go_back(back)
             workspace.reject_checkpoints(after=back)
             went = f"The policies are those of step {back} again"
             evidence = {
                 "reason": reason,
+                "step": back,
                 "findings": [
                     {"rule": each.rule, "subject": each.subject, "reason": each.reason, "since": each.since}
                     for each in verdict.stops

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from coterie.errors import PromptError
 from coterie.prompts import SYSTEM, check_part
-from coterie_trainers.config import Dataset, Runner, Section
+from coterie_trainers.sections import Dataset, Runner, Section
 
 
 class PromptSetting(Section):
@@ -143,16 +143,9 @@ class Sampling(Section):
     """null leaves what the agents ask for."""
 
 
-class OptimizeConfig(Section):
-    """Everything ``coterie optimize APP CONFIG`` needs."""
+class Tuning(Section):
+    """How prompts are tuned, by themselves or in turn with weights."""
 
-    name: str
-    seed: int = 0
-    store: str | None = None
-    """A store's URL; ``store.db`` in the work folder by default."""
-    dataset: Dataset
-    agents: dict[str, str] = Field(default_factory=dict)
-    """Agent name → role, where the name in normal form is not the role."""
     prompts: dict[str, PromptSetting] = Field(default_factory=dict)
     """Prompt name → what it is. Empty means the system prompt of every role, as the first rollouts show it."""
     optimiser: str | dict[str, dict[str, Any]] = "gepa"
@@ -165,9 +158,6 @@ class OptimizeConfig(Section):
     reward: RewardRange = RewardRange()
     selection: Selection = Selection()
     sampling: Sampling = Sampling()
-    runner: Runner = Runner()
-    metrics: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
-    """Where figures go besides the store and the console; each needs the extra of its name."""
 
     @property
     def optimiser_name(self) -> str:
@@ -211,8 +201,45 @@ class OptimizeConfig(Section):
             raise ValueError("budget.money needs 'reflection.price': {input: …, output: …}, a million tokens")
         return self
 
+
+class OptimizeConfig(Tuning):
+    """Everything ``coterie optimize APP CONFIG`` needs."""
+
+    name: str
+    seed: int = 0
+    store: str | None = None
+    """A store's URL; ``store.db`` in the work folder by default."""
+    dataset: Dataset
+    agents: dict[str, str] = Field(default_factory=dict)
+    """Agent name → role, where the name in normal form is not the role."""
+    runner: Runner = Runner()
+    metrics: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
+    """Where figures go besides the store and the console; each needs the extra of its name."""
+
     @model_validator(mode="after")
     def _a_store_that_others_reach(self) -> Self:
         if self.runner.where == "elsewhere" and self.store is None:
             raise ValueError("with runner.where 'elsewhere' the store must be one that runners reach: set store: URL")
+        return self
+
+
+class PromptTuning(Tuning):
+    """The section ``prompts`` of ``coterie train``: searches for better prompts between training steps."""
+
+    every: PositiveInt
+    """Training steps from one search to the next."""
+    first: Literal["prompts", "weights"] = "prompts"
+    """Whether there is a search before the first step too."""
+    selection: Selection = Selection(gate="val")
+    """``gate`` is ``val`` or ``none`` here: the test split is for the end of the run."""
+
+    @field_validator("selection", mode="before")
+    @classmethod
+    def _gate_of_its_own(cls, value: Any) -> Any:
+        return {"gate": "val", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _test_is_for_the_end(self) -> Self:
+        if self.selection.gate == "test":
+            raise ValueError("selection.gate: in a training run the test split is for its end; set it to val or none")
         return self

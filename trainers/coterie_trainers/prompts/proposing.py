@@ -53,8 +53,8 @@ def text_in(answer: str, prompt: TunedPrompt) -> str:
     Raises:
         PromptError: there is none, it is empty, or its placeholders are not the prompt's.
     """
-    # Greedy: a prompt may itself speak of such tags.
-    found = re.search(r"<prompt>(.*)</prompt>", answer, re.DOTALL)
+    # Greedy: a prompt may itself speak of such tags. Some models fence whatever they write.
+    found = re.search(r"<prompt>(.*)</prompt>", answer, re.DOTALL) or re.search(r"```\w*\n(.*)\n```", answer, re.DOTALL)
     if found is None:
         raise PromptError("The answer has no text between <prompt> and </prompt>.")
     text = found[1].strip()

@@ -17,7 +17,6 @@ from coterie.rollouts import RolloutFunction
 from coterie.store.base import Store
 from coterie.vocabulary import JSON, Decision, Mode, ResourceStatus, Run, RunState, Task, now_ns
 from coterie_trainers.datasets import load_splits
-from coterie_trainers.loop.opening import open_run
 from coterie_trainers.progress import Progress
 from coterie_trainers.prompts import optimisers
 from coterie_trainers.prompts.beginning import (
@@ -39,6 +38,7 @@ from coterie_trainers.prompts.playing import Played, Playing
 from coterie_trainers.prompts.reflecting import Reflector
 from coterie_trainers.prompts.search import Search, rollout_of
 from coterie_trainers.prompts.study import BudgetSpentError, Candidate, Optimiser
+from coterie_trainers.run_opening import open_run
 from coterie_trainers.runners import runner_here, runners_elsewhere
 from coterie_trainers.sinks.sink import RunFacts
 from coterie_trainers.sinks.sinks import Sinks, check_sinks, open_sinks
@@ -103,7 +103,7 @@ async def optimise(
             sinks = await open_sinks(
                 config.metrics, RunFacts(run.id, config.name, run.config, workspace.folder), progress
             )
-            job = _Job(config, run, store, splits, folder, progress, sinks, dict(pinned or {}))
+            job = PromptJob(config, run, store, splits, folder, progress, sinks, dict(pinned or {}))
             try:
                 async with (
                     runner_here(store, function, run, config.runner)
@@ -113,7 +113,7 @@ async def optimise(
                     )
                 ):
                     with Journal(workspace.journal) as journal:
-                        summary = await _search(job, journal, search_with)
+                        summary = await search_prompts(job, journal, search_with)
                 finished = replace(run, state=RunState.SUCCEEDED, finished_ns=now_ns(), summary=summary)
                 await store.save_run(finished)
                 return finished
@@ -145,7 +145,7 @@ def check_budget(config: OptimizeConfig, splits: Mapping[str, Sequence[Task]]) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class PromptJob:
     """One run and what it works with."""
 
     config: OptimizeConfig
@@ -158,7 +158,7 @@ class _Job:
     pinned: Mapping[str, int]
 
 
-async def _search(job: _Job, journal: Journal, optimiser: Optimiser) -> Mapping[str, JSON]:
+async def search_prompts(job: PromptJob, journal: Journal, optimiser: Optimiser) -> Mapping[str, JSON]:
     """Everything from the first rollout to the decision; gives the run's summary."""
     config, progress = job.config, job.progress
     ledger = Ledger(config.budget, seconds_before=float((journal.get("seconds") or {}).get("seconds", 0.0)))
@@ -201,7 +201,7 @@ async def _search(job: _Job, journal: Journal, optimiser: Optimiser) -> Mapping[
             return _summary(config, versions, choice, ledger, reflector)
 
 
-async def _beginning(job: _Job, journal: Journal, ledger: Ledger, playing: Playing) -> Beginning:
+async def _beginning(job: PromptJob, journal: Journal, ledger: Ledger, playing: Playing) -> Beginning:
     """The prompts that are tuned, with their texts; the same in every process of the run."""
     beginning = remembered(journal)
     if beginning is not None and not journal.get(FIRST_ROLLOUTS_KEY):
@@ -218,7 +218,7 @@ async def _beginning(job: _Job, journal: Journal, ledger: Ledger, playing: Playi
     return beginning or remember(journal, complete(found, played, job.progress))
 
 
-async def _publish_seed(job: _Job, versions: Versions, seed: Candidate) -> None:
+async def _publish_seed(job: PromptJob, versions: Versions, seed: Candidate) -> None:
     """Publish what the run begins with: as active where nothing else is, so that nothing changes for who reads it now."""
     note = f"what run {job.run.id} began with"
     for name in seed.texts:
@@ -227,7 +227,7 @@ async def _publish_seed(job: _Job, versions: Versions, seed: Candidate) -> None:
         await versions.publish(seed, only=name, note=note, status=status)
 
 
-async def _measure_seed(job: _Job, search: Search) -> None:
+async def _measure_seed(job: PromptJob, search: Search) -> None:
     """The seed on validation: whatever is wrong with team, prompts or rewards shows here, before anything is searched."""
     samples = job.config.selection.samples
     job.progress.stage("the prompts as they are, on validation", len(search.val) * samples)
@@ -256,7 +256,7 @@ async def _finalists_of(optimiser: Optimiser, search: Search) -> Sequence[Candid
     return finalists
 
 
-async def _take(job: _Job, versions: Versions, choice: Choice) -> None:
+async def _take(job: PromptJob, versions: Versions, choice: Choice) -> None:
     """Write down the decision, and make the winner active if it is taken."""
     store, run_id = job.store, job.run.id
     seed_versions, winner_versions = await versions.publish(choice.seed), await versions.publish(choice.winner)
@@ -361,7 +361,7 @@ def _test_rollouts(config: OptimizeConfig, splits: Mapping[str, Sequence[Task]])
     return 2 * len(splits["test"]) * config.selection.test_samples
 
 
-async def _stop(job: _Job, state: RunState, reason: str) -> None:
+async def _stop(job: PromptJob, state: RunState, reason: str) -> None:
     """Write down that the run ended early; it can be resumed."""
     await job.store.save_run(replace(job.run, state=state, finished_ns=now_ns()))
     await job.store.add_decision(Decision(job.run.id, "stopped", f"run {job.run.id}", {"reason": reason}))

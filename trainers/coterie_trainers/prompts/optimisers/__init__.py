@@ -25,7 +25,7 @@ _OFFERS = Offers(
     "coterie.optimisers",
     {
         name: f"coterie_trainers.prompts.optimisers.{name}:make"
-        for name in ("apo", "bootstrap", "contrast", "gepa", "miprov2", "random_edits", "rewrite", "unchanged")
+        for name in ("apo", "bootstrap", "contrast", "gepa", "random_edits", "rewrite", "unchanged")
     },
 )
 

@@ -36,8 +36,8 @@ from pydantic import Field, PositiveInt, field_validator
 from coterie.episodes import Episode
 from coterie.prompts import SYSTEM, placeholders, render, tool_of
 from coterie.vocabulary import Task
-from coterie_trainers.config import Section
 from coterie_trainers.prompts.at_once import at_once
+from coterie_trainers.prompts.feedback import role_feedback
 from coterie_trainers.prompts.proposing import ANSWER_FORM, propose
 from coterie_trainers.prompts.settings import checked, template
 from coterie_trainers.prompts.study import (
@@ -49,6 +49,7 @@ from coterie_trainers.prompts.study import (
     Trial,
     TunedPrompt,
 )
+from coterie_trainers.sections import Section
 
 AUTHOR = "optimiser:apo"
 
@@ -75,6 +76,10 @@ EDIT = """\
 <current>
 {{prompt}}
 </current>
+
+This is what the role did with it on some tasks:
+
+{{experience}}
 
 It was criticised:
 
@@ -339,15 +344,5 @@ def _question(text: str, prompt: TunedPrompt) -> str:
 
 
 def _experience(trial: Trial, episode: Episode, role: str) -> str:
-    """What a role did in a trial, and how it ended."""
-    lines = [f"# A task, score {trial.score:g}" + (f" (failed: {trial.failure})" if trial.failure else "")]
-    for turn in episode.turns:
-        if turn.role == role:
-            asked = next((each.get("content") for each in reversed(turn.messages) if each.get("role") != "system"), "")
-            lines += [f"It got: {asked}", f"It said: {turn.text or turn.error or '(nothing)'}"]
-        elif any(done.role == role for done in episode.turns if done.end_ns <= turn.start_ns):
-            lines.append(f"After that {turn.role} said: {turn.text or turn.error or '(nothing)'}")
-    for reward in episode.rewards:
-        if reward.role in (None, role):
-            lines.append(f"Judged {reward.value:g}: {reward.explanation or reward.name}")
-    return "\n".join(lines)
+    """What a role did in a trial, how it was judged and what came of it."""
+    return f"# A task with the score {trial.score:g}\n\n{role_feedback(trial, episode, role)}"

@@ -37,10 +37,10 @@ from coterie.episodes import Episode, Turn
 from coterie.errors import ConfigError
 from coterie.prompts import EXAMPLES, escape
 from coterie.vocabulary import Task
-from coterie_trainers.config import Section
 from coterie_trainers.prompts.at_once import at_once
 from coterie_trainers.prompts.settings import checked
 from coterie_trainers.prompts.study import BudgetSpentError, Candidate, Optimiser, Study, Trial, TunedPrompt
+from coterie_trainers.sections import Section
 
 AUTHOR = "optimiser:bootstrap"
 _HEAD = "Worked examples of such work, each as it was done well:"
