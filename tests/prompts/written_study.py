@@ -37,6 +37,7 @@ class WrittenStudy:
         self.train = [Task(f"train-{n}", n, split="train") for n in range(train)]
         self.val = [Task(f"val-{n}", n, split="val") for n in range(val)]
         self.seed = Candidate(dict(prompts))
+        self.score_range = (0.0, 1.0)
         self.random = random.Random(seed)
         self.rollouts_left, self.reflections_left = rollouts, reflections
         self.played: dict[tuple[str, str, int], Trial] = {}

@@ -94,6 +94,11 @@ class Search:
         """The tasks on which finalists are chosen."""
         return self.splits["val"]
 
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the largest score."""
+        return self.config.reward.range
+
     async def evaluate(self, candidate: Candidate, tasks: Sequence[Task], *, samples: int = 1) -> Sequence[Trial]:
         """As ``Study.evaluate`` says."""
         hidden = {task.id for task in self.splits["test"]}

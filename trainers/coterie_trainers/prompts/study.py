@@ -112,6 +112,11 @@ class Study(Protocol):
         ...
 
     @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the largest score of a trial."""
+        ...
+
+    @property
     def random(self) -> random.Random:
         """The only source of randomness that an optimiser may draw from."""
         ...
