@@ -46,6 +46,8 @@ def with_sampling(api: Api, body: dict[str, Any], sampling: Mapping[str, JSON]) 
             name = limit_name
         elif api is Api.MESSAGES and name == "stop":
             name, value = "stop_sequences", [value] if isinstance(value, str) else value
+        elif name == "seed" and api in (Api.RESPONSES, Api.MESSAGES):
+            continue  # They have no such parameter, and refuse it.
         if value is None:
             body.pop(name, None)
         else:

@@ -117,6 +117,10 @@ class Ledger:
             return Room.FREE
         return Room.HOLD if self._in_flight else Room.SPENT
 
+    def why_full(self) -> str:
+        """Why no other rollout may begin."""
+        return self._over(1) or "The next rollout would exceed the budget."
+
     def check(self) -> None:
         """Go on if there is something left.
 
@@ -180,7 +184,7 @@ class Ledger:
             if limit is not None and (
                 used >= limit or used + aside + more * of_rollout + asked * of_reflection > limit
             ):
-                return f"{used:.6g} of {limit:g} {name} are spent{self._aside(aside)}."
+                return f"{used:.6g} of {limit:g} {name} are spent, and what comes next would exceed that{self._aside(aside)}."
         # What is in flight goes on at the same time; only what is put aside takes more.
         seconds, aside = self.seconds, self._kept * self._mean(self.seconds)
         if limits.seconds is not None and seconds + aside >= limits.seconds:

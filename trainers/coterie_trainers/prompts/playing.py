@@ -165,11 +165,7 @@ class Playing:
             self._refuse()
 
     def _refuse(self) -> None:
-        try:
-            self.ledger.check()
-            said = "The next rollout would exceed the budget."
-        except BudgetSpentError as error:
-            said = str(error)
+        said = self.ledger.why_full()
         while self._waiting:
             self._waiting.popleft().result.set_exception(BudgetSpentError(said))
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
@@ -213,8 +214,10 @@ class Search:
 
     def _settle(self, future: asyncio.Future[Trial], played: Played, task: Task, key: Key) -> None:
         for warning in played.warnings:
-            if warning not in self._warned:
-                self._warned.add(warning)
+            # Rollouts and versions differ, and it is the same all the same.
+            same = re.sub(r"\d+", "#", warning)
+            if same not in self._warned:
+                self._warned.add(same)
                 self.progress.warn(f"rollout {played.rollout.id}: {warning}")
         self._episodes[played.rollout.id] = played.episode
         if len(self._episodes) > EPISODES_KEPT:
