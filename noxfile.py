@@ -113,7 +113,12 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Mypy, strict, with all frameworks at hand."""
     session.install(
-        "-e", ".[train,server,postgres]", *PLUGINS["all", "latest"], *group("types"), *group("test"), *group("sdks")
+        "-e",
+        ".[train,prompts,server,postgres]",
+        *PLUGINS["all", "latest"],
+        *group("types"),
+        *group("test"),
+        *group("sdks"),
     )
     session.run("mypy")
 
@@ -137,7 +142,7 @@ def base(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests that need no training stack, on the oldest and the newest Python; those of plugins are in the matrix."""
     needs = [*group("test"), *group("sdks"), *group("server"), *group("deploy")]
-    session.install("-e", ".[langchain,train,server,parquet]", "langchain", "langchain-openai", *needs)
+    session.install("-e", ".[langchain,train,prompts,server,parquet]", "langchain", "langchain-openai", *needs)
     ignored = ["tests/plugins", *map(conformance_tests, IMPORTED)]
     if session.python != PYTHONS[-1]:
         # Most of their time is the start of processes, which the Python matters little for.
@@ -212,7 +217,7 @@ def bench(session: nox.Session) -> None:
     else:
         needs = Path(f"requirements/bench-{name}.txt")
         pins = ["-r", str(needs)] if needs.exists() else []
-        session.install("-e", ".[langchain,train,server,postgres]", *group("test"), *pins)
+        session.install("-e", ".[langchain,train,prompts,server,postgres]", *group("test"), *pins)
     session.run("python", f"benchmarks/{name}.py", *arguments)
 
 
