@@ -223,7 +223,7 @@ def bench(session: nox.Session) -> None:
 
 def play_cell(session: nox.Session, framework: str, version: str) -> None:
     """Run one cell of the matrix, and note what it ran on if it passed."""
-    session.install("-e", ".", *PLUGINS[framework, version], *group("test"))
+    session.install("-e", ".[prompts]", *PLUGINS[framework, version], *group("test"))
     frameworks = IMPORTED if framework == "all" else {framework: IMPORTED[framework]}
     session.run("python", "-c", f"import {', '.join(frameworks.values())}", env=QUIET)
     paths = [conformance_tests(name) for name in frameworks]
