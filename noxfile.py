@@ -141,7 +141,7 @@ def base(session: nox.Session) -> None:
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
 def tests(session: nox.Session) -> None:
     """The tests that need no training stack, on the oldest and the newest Python; those of plugins are in the matrix."""
-    needs = [*group("test"), *group("sdks"), *group("server"), *group("deploy")]
+    needs = [*group("test"), *group("sdks"), *group("server"), *group("deploy"), *group("examples")]
     session.install("-e", ".[langchain,train,prompts,server,parquet]", "langchain", "langchain-openai", *needs)
     ignored = ["tests/plugins", *map(conformance_tests, IMPORTED)]
     if session.python != PYTHONS[-1]:
