@@ -20,7 +20,7 @@ PROMPTS = {
     "writer": "You are the writer of a paper. Make a sentence of each figure.",
     "editor": "You are the editor of a paper. Print what can be checked.",
 }
-YEARS = Lesson("researcher", "Give the year of each figure.", shown=r"^- .* in \d{4}")
+YEARS = Lesson("researcher", "Give the year of each figure.", shown=r"(?m)^- .* in \d{4}")
 SOURCES = Lesson("writer", "Name the source of what a study says.")
 CUT, HEADLINE, ADJECTIVES = (
     "Cut every figure without a year.",

@@ -20,7 +20,7 @@ import coterie
 from coterie.rollouts import RolloutFunction
 from coterie.vocabulary import JSON, Task
 
-TRAIN, VAL, TEST = 12, 16, 32
+TRAIN, VAL, TEST = 12, 16, 24
 """Tasks of each split."""
 
 
@@ -124,9 +124,21 @@ async def ask(client: AsyncOpenAI, role: str, prompt: str, *parts: str) -> str:
     return answer.choices[0].message.content or ""
 
 
+_clients: dict[str, AsyncOpenAI] = {}
+
+
 def client_of(base_url: str) -> AsyncOpenAI:
-    """The client that the teams' agents use."""
-    return AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=60)
+    """The client that a team's agents use."""
+    if base_url not in _clients:
+        _clients[base_url] = AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=60)
+    return _clients[base_url]
+
+
+async def close_client(base_url: str) -> None:
+    """Close its connections, if a team has used it."""
+    client = _clients.pop(base_url, None)
+    if client is not None:
+        await client.close()
 
 
 def drawn(name: str, make: Callable[[random.Random, str, int], tuple[JSON, JSON]]) -> list[Task]:
