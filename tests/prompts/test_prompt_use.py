@@ -12,6 +12,8 @@ import pytest
 from openai import OpenAI
 
 import coterie
+from coterie.apps import load_app
+from coterie.assembly import load_episodes
 from coterie.capture import faults
 from coterie.errors import ConfigError
 from coterie.roles import acting_as
@@ -116,6 +118,35 @@ async def test_without_any_call_the_warning_says_so(store: Store) -> None:
 
     (warning,) = (await attempt_of(store, team, pins)).warnings
     assert "No LLM call was seen at all" in warning
+
+
+async def test_worker_processes_have_the_prompts_and_tell_what_was_used(
+    store: Store, tmp_path: Path, model: ScriptedModel
+) -> None:
+    (tmp_path / "app.py").write_text(
+        "import coterie, openai\n\n\n@coterie.rollout\ndef team(task, prompts):\n"
+        f"    client = openai.OpenAI(base_url={model.base_url!r}, api_key='k')\n"
+        "    text = coterie.prompt('coder', language='Rust') + prompts['judge']\n"
+        "    with coterie.agent('Coder'):\n"
+        "        client.chat.completions.create(model='m', messages=[{'role': 'system', 'content': text}])\n"
+        "    return 1.0\n"
+    )
+    pins = {
+        "coder": await publish(store, "coder", "Write {{language}}.", placeholders=["language"]),
+        "judge": await publish(store, "judge", "Judge.", role="judge"),
+    }
+    rollout = Rollout("t1", mode=Mode.VAL, resources=pins, max_attempts=1)
+    team = load_app("app.py:team", folder=tmp_path)
+    async with Runner(store, team, isolation="process", processes=1) as runner:
+        await store.enqueue([rollout])
+        await store.wait([rollout.id], timeout_seconds=60)
+        await runner.drain()
+    ((attempt,),) = (await store.get_attempts([rollout.id])).values()
+    (episode,) = await load_episodes(store, [rollout.id])
+    assert model.requests[0].body["messages"] == [{"role": "system", "content": "Write Rust.Judge."}]
+    assert [(turn.prompt_name, turn.prompt_version) for turn in episode.turns] == [("coder", 1)]
+    (warning,) = attempt.warnings
+    assert "no call used prompt 'judge' version 1" in warning
 
 
 async def test_two_pinned_prompts_for_one_place_fail_the_rollout(store: Store) -> None:
