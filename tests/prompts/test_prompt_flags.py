@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loop_parts import Told
+from planted_team import LEARNED, answer, team_config, write_team
 
+from coterie.testing import ScriptedModel
 from coterie.vocabulary import JSON, Task
+from coterie_trainers.prompts import best, optimise
 from coterie_trainers.prompts.selection.flags import Flag, FlagKind, flags_of
-from coterie_trainers.prompts.study import Candidate, TunedPrompt
+from coterie_trainers.prompts.study import Candidate, Study, TunedPrompt
 
 SEED = Candidate({"coder": "You write SQL for the shop.", "coder/examples": ""})
 PROMPTS = {
@@ -122,7 +128,7 @@ def test_an_unchanged_prompt_is_not_looked_at() -> None:
     ),
     st.text(max_size=80),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_task_and_any_text_can_be_compared(reference: JSON, text: str) -> None:
     for flag in flagged(text, tasks_of((text, reference))):
         assert json.dumps(str(flag))
@@ -133,7 +139,34 @@ def test_any_task_and_any_text_can_be_compared(reference: JSON, text: str) -> No
         st.sampled_from(["red", "green", "blue", "round", "small", "heavy", "glass", "iron"]), min_size=8, max_size=20
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_eight_words_of_a_task_are_always_found(words: list[str]) -> None:
     found = flagged(f"Remember: {' '.join(words[-8:])}!", tasks_of((" ".join(words), None)))
     assert [flag.kind for flag in found] == [FlagKind.LEAK]
+
+
+GROWN = Candidate({**LEARNED, "coder": LEARNED["coder"] + " Check." * 500}, author="optimiser:grows")
+
+
+async def grows(study: Study) -> Sequence[Candidate]:
+    """An optimiser that finds what helps, and cannot stop; then the same without the rest."""
+    return [GROWN, Candidate(LEARNED, author="optimiser:grows")]
+
+
+@pytest.mark.parametrize(("flagged", "finalists"), [("report", 1), ("report", 4), ("refuse", 1)])
+async def test_a_flagged_finalist_loses_ties_and_may_be_refused(tmp_path: Path, flagged: str, finalists: int) -> None:
+    """Real rollouts; the scripted model's answers depend on what the prompts say."""
+    told = Told()
+    with ScriptedModel(answer) as model:
+        folder = write_team(tmp_path, model.base_url, tasks=8)
+        config = team_config(
+            model.base_url, selection={"flagged": flagged, "finalists": finalists, "test_samples": 1, "gate": "none"}
+        )
+        run = await optimise("app.py:team", config, folder=folder, work=folder / "work", progress=told, optimiser=grows)
+    (warning,) = [line for line in told.warnings if "is flagged" in line]
+    assert GROWN.id in warning
+    assert "growth in 'coder'" in warning
+    assert ("refused" in warning) is (flagged == "refuse")
+    assert list(run.summary["flags"]) == [GROWN.id]
+    only_grown = flagged == "report" and finalists == 1
+    assert best(folder / "work") == (GROWN.texts if only_grown else LEARNED)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from coterie.vocabulary import JSON, Mode
 from coterie_trainers.intervals import Interval, mean_interval
 from coterie_trainers.prompts.search import Search
-from coterie_trainers.prompts.selection import Gain, Race, gain_shown, race
+from coterie_trainers.prompts.selection import Flag, Gain, Race, flags_of, gain_shown, race
 from coterie_trainers.prompts.study import BudgetSpentError, Candidate, Trial
 
 Scores = Mapping[str, Sequence[float]]
@@ -25,6 +25,8 @@ class Choice:
     seed: Candidate
     finalists: Sequence[Candidate]
     """Those that raced, without the seed."""
+    flags: Mapping[str, Sequence[Flag]]
+    """Candidate → what is suspicious about its texts; those that were refused for it too."""
     race: Race
     val: Gain | None
     """What the winner gains on the validation tasks that it played. It was chosen there, so this is too high."""
@@ -50,7 +52,11 @@ async def choose(search: Search, finalists: Sequence[Candidate]) -> Choice:
     When the budget ends in the middle, what was measured until then decides, and what could not be shown is no gain.
     """
     settings, seed = search.config.selection, search.seed
-    racing = _different(finalists, seed)[: settings.finalists]
+    racing = _different(finalists, seed)
+    flags = _flags(search, racing)
+    if settings.flagged == "refuse":
+        racing = [candidate for candidate in racing if candidate.id not in flags]
+    racing = racing[: settings.finalists]
     search.progress.stage("choosing on validation", (len(racing) + 1) * len(search.val) * settings.samples)
     found = await race(
         search.evaluate,
@@ -60,6 +66,7 @@ async def choose(search: Search, finalists: Sequence[Candidate]) -> Choice:
         confidence=settings.confidence,
         random=random.Random(f"{search.config.seed}/selection"),
         score_range=search.config.reward.range,
+        flagged=flags,
     )
     if found.cut_short is not None:
         search.progress.warn(f"The finalists could not all be measured within the budget: {found.cut_short}")
@@ -77,6 +84,7 @@ async def choose(search: Search, finalists: Sequence[Candidate]) -> Choice:
         winner=winner,
         seed=seed,
         finalists=racing,
+        flags=flags,
         race=found,
         val=val,
         test_before=_mean(search, before),
@@ -90,6 +98,23 @@ async def choose(search: Search, finalists: Sequence[Candidate]) -> Choice:
 def interval_json(interval: Interval | None) -> JSON:
     """An interval for the store."""
     return None if interval is None else asdict(interval)
+
+
+def _flags(search: Search, finalists: Sequence[Candidate]) -> dict[str, Sequence[Flag]]:
+    """What is suspicious about finalists, told to the user."""
+    settings = search.config.selection
+    tasks = [task for split in search.splits.values() for task in split]
+    found: dict[str, Sequence[Flag]] = {}
+    for candidate in finalists:
+        flags = flags_of(
+            candidate, search.seed, search.prompts, tasks, growth=settings.growth, longest=settings.longest
+        )
+        for flag in flags:
+            refused = ", so it is refused" if settings.flagged == "refuse" else ""
+            search.progress.warn(f"{candidate.id} is flagged{refused}: {flag}")
+        if flags:
+            found[candidate.id] = flags
+    return found
 
 
 def _gain(before: Scores, after: Scores, confidence: float) -> Gain | None:

@@ -131,6 +131,13 @@ class Selection(Section):
     """Rollouts a test task, for the winner and for the seed."""
     gate: Literal["test", "val", "none"] = "test"
     """On which split the gain's interval must lie above 0 for the winner to become active; ``none`` takes it as it is."""
+    flagged: Literal["report", "refuse"] = "report"
+    """What becomes of a finalist whose texts hold parts of single tasks or grew without end: ``report`` says so and lets it lose
+    ties; ``refuse`` leaves it out."""
+    growth: Annotated[float, Field(ge=1)] = 4.0
+    """A text that is longer than so many times the one it began as, and 2,000 characters more, is flagged."""
+    longest: PositiveInt = 20_000
+    """So is one of more characters than this, and examples that are."""
 
 
 class Sampling(Section):

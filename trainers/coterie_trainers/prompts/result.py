@@ -33,6 +33,7 @@ def shown(result: Mapping[str, Any]) -> str:
     lines.append(f"held-out test: before {_interval(result['test_before'])}, after {_interval(result['test_after'])}")
     if result["test_gain"] is not None:
         lines.append(f"gain on test: {_interval(result['test_gain'], sign='+')}")
+    lines += [f"flagged: {flag}" for flag in result["flags"].get(result["winner"], [])]
     lines.append(f"{'taken' if result['taken'] else 'not taken'}: {result['reason']}")
     lines.append(f"spent: {told(result['spent'])}")
     return "\n".join(lines)

@@ -311,6 +311,7 @@ def _measured(choice: Choice) -> dict[str, JSON]:
         "test_after": interval_json(choice.test_after),
         "test_gain": interval_json(choice.test.interval if choice.test else None),
         "dropped": {out.candidate: out.reason for out in choice.race.dropped},
+        "flags": {candidate: [str(flag) for flag in flags] for candidate, flags in choice.flags.items()},
     }
 
 

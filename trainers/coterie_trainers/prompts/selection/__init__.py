@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from coterie_trainers.prompts.selection.flags import Flag, FlagKind, flags_of
 from coterie_trainers.prompts.selection.gate import Gain, gain_shown
 from coterie_trainers.prompts.selection.racing import Dropped, Race, Round, race
 
-__all__ = ["Dropped", "Gain", "Race", "Round", "gain_shown", "race"]
+__all__ = ["Dropped", "Flag", "FlagKind", "Gain", "Race", "Round", "flags_of", "gain_shown", "race"]
