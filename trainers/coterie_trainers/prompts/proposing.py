@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from coterie.errors import PromptError
-from coterie.prompts import check_template
+from coterie.prompts import SYSTEM, check_template, placeholders, render, tool_of
 from coterie_trainers.prompts.study import ReflectionError, Study, TunedPrompt
 
 ANSWER_FORM = "Answer with the whole new text between <prompt> and </prompt>, and nothing else between them."
 """What a question must end with, so that ``propose`` finds the text in the answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A new text that can be used."""
+
+    text: str
+    why: str
+    """What the reflecting model said before it; empty if it said nothing else."""
+
+
 async def propose(study: Study, question: str, prompt: TunedPrompt, *, purpose: str) -> str | None:
+    """The text alone of what ``proposal`` gives."""
+    found = await proposal(study, question, prompt, purpose=purpose)
+    return None if found is None else found.text
+
+
+async def proposal(study: Study, question: str, prompt: TunedPrompt, *, purpose: str) -> Proposal | None:
     """A new text for a prompt; None, with a note to the user, where two answers held none that can be used.
 
     A text can be used if it stands in the form that ``ANSWER_FORM`` asks for, is not empty, and has exactly the prompt's
@@ -35,7 +51,7 @@ async def propose(study: Study, question: str, prompt: TunedPrompt, *, purpose: 
             study.note(f"{purpose} of {prompt.name!r}: {error}")
             return None
         try:
-            return text_in(answer, prompt)
+            return Proposal(text_in(answer, prompt), answer.partition("<prompt>")[0].strip())
         except PromptError as error:
             wrong = str(error)
         messages = [
@@ -45,6 +61,22 @@ async def propose(study: Study, question: str, prompt: TunedPrompt, *, purpose: 
         ]
     study.note(f"{purpose} of {prompt.name!r}: the reflecting model's proposal cannot be used. {wrong}")
     return None
+
+
+def question(template: str, prompt: TunedPrompt, *, current: str, experience: str) -> str:
+    """What a new text is asked for with: a template filled, and what an answer must be like, whoever wrote the template.
+
+    Args:
+        template: May have ``{{prompt}}``, ``{{experience}}``, ``{{role}}`` and ``{{part}}``.
+        prompt: What the text is for.
+        current: Its text now.
+        experience: What was seen of the role.
+    """
+    values = {"prompt": current, "experience": experience, "role": prompt.role, "part": _named(prompt.part)}
+    asked = render(template, {name: values[name] for name in placeholders(template)}).rstrip()
+    kept = ", ".join(f"{{{{{name}}}}}" for name in prompt.placeholders)
+    rule = f"These placeholders must stand in it exactly so: {kept}. There are no others.\n" if kept else ""
+    return f"{asked}\n\n{rule}{ANSWER_FORM}"
 
 
 def text_in(answer: str, prompt: TunedPrompt) -> str:
@@ -62,3 +94,10 @@ def text_in(answer: str, prompt: TunedPrompt) -> str:
         raise PromptError("The text between <prompt> and </prompt> is empty.")
     check_template(text, prompt.placeholders, of=f"the new text of {prompt.name!r}")
     return text
+
+
+def _named(part: str) -> str:
+    tool = tool_of(part)
+    if tool is not None:
+        return f"the description of the tool {tool!r}"
+    return "the system prompt" if part == SYSTEM else "the worked examples"
