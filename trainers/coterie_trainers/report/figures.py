@@ -7,7 +7,7 @@ are bootstrap intervals over tasks (``intervals.py``).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coterie.assembly import load_episodes
@@ -30,11 +30,10 @@ from coterie_trainers.evaluation import team_reward
 from coterie_trainers.intervals import Interval, difference_interval, mean_interval
 from coterie_trainers.report.audits import ShownAudit, newest_audits
 from coterie_trainers.report.pairs import EpisodePair, choose_pairs
+from coterie_trainers.report.reading import portions, rollouts_of
 
 SUCCESS = 1.0
 """The team reward from which on a rollout counts as a success."""
-AT_ONCE = 200
-"""Rollouts whose spans are read at once, so that memory stays bounded."""
 BEFORE, AFTER = "before", "after"
 SAMPLED, GREEDY = "sampled", "greedy"
 
@@ -189,7 +188,7 @@ async def compute_figures(store: Store, run_id: str) -> Figures:
     """
     run = await store.get_run(run_id)
     decisions = await store.get_decisions(run_id)
-    rollouts = [rollout async for rollout in _rollouts(store, run_id)]
+    rollouts = [rollout async for rollout in rollouts_of(store, run_id)]
     ended = [rollout for rollout in rollouts if rollout.state in (RolloutState.SUCCEEDED, RolloutState.DEAD)]
     tests = [rollout for rollout in ended if rollout.mode is Mode.TEST]
     metrics = await store.get_metrics(run_id)
@@ -239,13 +238,13 @@ async def _look(store: Store, ended: Sequence[Rollout], tests: Sequence[Rollout]
         attempts=[],
     )
     # Audits say what became of changed replays: a failure there is none of the run.
-    for ids in _chunks([rollout.id for rollout in ended if rollout.mode is not Mode.AUDIT]):
+    for ids in portions([rollout.id for rollout in ended if rollout.mode is not Mode.AUDIT]):
         for attempts in (await store.get_attempts(ids)).values():
             seen.attempts += attempts
     labels = {rollout.id: _label(rollout) for rollout in tests}
     task_of = {rollout.id: rollout.task_id for rollout in tests}
     measured = [rollout.id for rollout in ended if rollout.mode in (Mode.TEST, Mode.VAL)]
-    for ids in _chunks(measured):
+    for ids in portions(measured):
         episodes = {episode.rollout_id: episode for episode in await load_episodes(store, ids)}
         for id_ in ids:
             episode = episodes.get(id_)
@@ -414,21 +413,6 @@ def _values_named(rows: Sequence[Metrics], name: str) -> list[float]:
         for key, value in row.values.items()
         if (key == name or key.endswith(f"/{name}")) and isinstance(value, int | float)
     ]
-
-
-async def _rollouts(store: Store, run_id: str) -> AsyncIterator[Rollout]:
-    cursor = None
-    while True:
-        page = await store.list_rollouts(run_id=run_id, after=cursor)
-        for rollout in page.items:
-            yield rollout
-        if page.cursor is None:
-            return
-        cursor = page.cursor
-
-
-def _chunks(ids: Sequence[str]) -> Sequence[Sequence[str]]:
-    return [ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
 
 
 def _only(values: Values, tasks: Collection[str]) -> Values:

@@ -19,6 +19,10 @@ from coterie_trainers.report.machine import as_json
 from coterie_trainers.report.page import render_page
 from coterie_trainers.report.places import Places
 from coterie_trainers.report.terminal import print_report
+from coterie_trainers.report.tuning import TuningFigures, compute_tuning
+from coterie_trainers.report.tuning.machine import tuning_as_json
+from coterie_trainers.report.tuning.page import render_tuning
+from coterie_trainers.report.tuning.terminal import print_tuning
 
 LATEST = "latest"
 STORE_FILE = "store.db"
@@ -36,8 +40,8 @@ async def make_report(
     json_file: Path | None = None,
     html_file: Path | None = None,
     console: Console | None = None,
-) -> Figures:
-    """Compute a run's figures; print them, write the page, and the JSON if a file is given.
+) -> Figures | TuningFigures:
+    """Compute a run's figures, those of its kind; print them, write the page, and the JSON if a file is given.
 
     Args:
         url: The store's address.
@@ -52,16 +56,26 @@ async def make_report(
         ConfigError: a file cannot be written.
     """
     async with coterie.connect(url) as store:
-        figures = await compute_figures(store, run_id)
+        run = await store.get_run(run_id)
+        figures = await compute_tuning(store, run) if run.kind == "optimize" else await compute_figures(store, run_id)
     file = _store_file(url)
     work = (work or (file.parent if file else Path())).resolve()
     page = (html_file or work / "report.html").resolve()
     places = Places(store=str(file.resolve()) if file else url, work=work, page=page)
-    text = await asyncio.to_thread(render_page, figures, places)
+    console = console or Console()
+    if isinstance(figures, TuningFigures):
+        text = await asyncio.to_thread(render_tuning, figures, places)
+        values = tuning_as_json(figures, places)
+    else:
+        text = await asyncio.to_thread(render_page, figures, places)
+        values = as_json(figures, places)
     _write(page, text, option="--html")
     if json_file is not None:
-        _write(json_file, json.dumps(as_json(figures, places), indent=2, allow_nan=False) + "\n", option="--json")
-    print_report(figures, places, console or Console())
+        _write(json_file, json.dumps(values, indent=2, allow_nan=False) + "\n", option="--json")
+    if isinstance(figures, TuningFigures):
+        print_tuning(figures, places, console)
+    else:
+        print_report(figures, places, console)
     return figures
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from coterie.vocabulary import RunState
 from coterie_trainers.report.audits import HEADS, ShownAudit
+from coterie_trainers.report.blocks import listing, table, title
 from coterie_trainers.report.figures import Figures
 from coterie_trainers.report.pairs import EpisodePair, ShownEpisode
 from coterie_trainers.report.places import Places, listed_places, next_commands
@@ -38,78 +39,74 @@ def print_report(figures: Figures, places: Places, console: Console) -> None:
 def _parts(figures: Figures, places: Places, width: int) -> Iterator[RenderableType]:
     yield Rule(Text(visible(f"{figures.run.name} · {figures.run.id}")))
     yield Text(headline(figures), style="bold green" if figures.run.state is RunState.SUCCEEDED else "bold yellow")
-    yield _title("Success (95 % intervals over tasks; difference in percentage points)")
+    yield title("Success (95 % intervals over tasks; difference in percentage points)")
     yield _success(figures)
     plot = plot_curve(figures.curve, width=min(width, 90))
     if plot:
-        yield _title("Success by training step (· its own rollouts, ◆ validation)")
+        yield title("Success by training step (· its own rollouts, ◆ validation)")
         yield Text(plot)
     if figures.families:
-        yield _title("By family (sampled)")
+        yield title("By family (sampled)")
         yield _families(figures)
     if figures.roles:
-        yield _title("By role (sampled)")
+        yield title("By role (sampled)")
         yield _roles(figures)
     for audit in figures.audits:
         yield from audit_parts(audit)
     if figures.pairs:
-        yield _title("Episodes before and after")
+        yield title("Episodes before and after")
         for pair in figures.pairs:
             yield _pair(pair, width)
-    yield _title("Health")
+    yield title("Health")
     for good, line in health_lines(figures):
         yield Text(f"{'✓' if good else '!'} {visible(line)}", style="" if good else "bold yellow")
-    yield _title("Costs")
+    yield title("Costs")
     for line in cost_lines(figures):
         yield Text(visible(line))
-    yield _title("Where everything lies")
-    yield _listing(listed_places(figures, places))
-    yield _title("What to run next")
+    yield title("Where everything lies")
+    yield listing(listed_places(figures, places))
+    yield title("What to run next")
     for command, purpose in next_commands(figures, places):
         yield Text(f"  {visible(command)}", style="bold").append(f"   {visible(purpose)}", style="not bold dim")
 
 
 def audit_parts(audit: ShownAudit) -> Iterator[RenderableType]:
     """One audit: its title, a row a role or turn, and what was no evidence."""
-    yield _title(audit.title)
-    table = _table(*HEADS[audit.method])
+    yield title(audit.title)
+    rows = table(*HEADS[audit.method])
     for place, *cells in audit.rows:
-        table.add_row(Text(visible(place)), *cells)
-    yield table
+        rows.add_row(Text(visible(place)), *cells)
+    yield rows
     yield Text(audit.legend, style="dim")
     for problem, count in audit.problems.items():
         yield Text(visible(f"! {count} {problem}"), style="bold yellow")
 
 
-def _title(text: str) -> Text:
-    return Text(f"\n{text}", style="bold cyan")
-
-
 def _success(figures: Figures) -> Table:
-    table = _table("test split", "before", "after", "difference", "tasks")
+    rows = table("test split", "before", "after", "difference", "tasks")
     for decoding, measured in figures.decodings.items():
         tasks = measured.after or measured.before
-        table.add_row(
+        rows.add_row(
             decoding,
             percent_interval(measured.before),
             percent_interval(measured.after),
             points_interval(measured.difference),
             str(tasks.tasks) if tasks else "–",
         )
-    return table
+    return rows
 
 
 def _families(figures: Figures) -> Table:
-    table = _table("family", "before", "after", "tasks")
+    rows = table("family", "before", "after", "tasks")
     for family in figures.families:
-        table.add_row(Text(visible(family.family)), percent(family.before), percent(family.after), str(family.tasks))
-    return table
+        rows.add_row(Text(visible(family.family)), percent(family.before), percent(family.after), str(family.tasks))
+    return rows
 
 
 def _roles(figures: Figures) -> Table:
-    table = _table("role", "reward before", "after", "calls a rollout", "after", "calls of the run")
+    rows = table("role", "reward before", "after", "calls a rollout", "after", "calls of the run")
     for role in figures.roles:
-        table.add_row(
+        rows.add_row(
             Text(visible(role.role)),
             number(role.reward_before),
             number(role.reward_after),
@@ -117,7 +114,7 @@ def _roles(figures: Figures) -> Table:
             number(role.calls_after),
             f"{role.calls:,}",
         )
-    return table
+    return rows
 
 
 def _pair(pair: EpisodePair, width: int) -> RenderableType:
@@ -129,10 +126,10 @@ def _pair(pair: EpisodePair, width: int) -> RenderableType:
     wide = width >= 90
     half = (width - 6) // 2 if wide else width - 4
     sides = [_episode("before", pair.before, half), _episode("after", pair.after, half)]
-    table = Table.grid(padding=(0, 1))
-    table.add_row(head)
-    table.add_row(Columns(sides, expand=False) if wide else _stacked(sides))
-    return table
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(head)
+    grid.add_row(Columns(sides, expand=False) if wide else _stacked(sides))
+    return grid
 
 
 def _stacked(parts: Sequence[RenderableType]) -> Table:
@@ -155,18 +152,3 @@ def _episode(name: str, episode: ShownEpisode, width: int) -> Panel:
         border_style="green" if episode.won else "red",
         width=width,
     )
-
-
-def _listing(rows: Sequence[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(f"  {visible(name)}", Text(visible(value), overflow="fold"))
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(Text(first))
-    for name in others:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    return table
