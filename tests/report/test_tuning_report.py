@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -47,13 +49,20 @@ def model() -> Iterator[ScriptedModel]:
         yield served
 
 
-@pytest.fixture
-async def tuned(tmp_path: Path, model: ScriptedModel) -> tuple[Path, Run]:
-    """The work folder of a finished run, and the run."""
-    folder = write_team(tmp_path, model.base_url, tasks=4)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, model: ScriptedModel) -> tuple[Path, Run]:
+    """A folder with a finished run, for all tests."""
+    folder = write_team(tmp_path_factory.mktemp("team"), model.base_url, tasks=4)
     config = team_config(model.base_url, selection={"test_samples": 1, "gate": "none"}, budget={"rollouts": 60})
-    run = await optimise("app.py:team", config, folder=folder, work=folder / "work", progress=Told(), optimiser=knows)
-    return folder / "work", run
+    run = optimise("app.py:team", config, folder=folder, work=folder / "work", progress=Told(), optimiser=knows)
+    return folder, asyncio.run(run)
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, finished: tuple[Path, Run]) -> tuple[Path, Run]:
+    """A work folder that the test may change, and its run."""
+    folder, run = finished
+    return Path(shutil.copytree(folder / "work", tmp_path / "work")), run
 
 
 async def reported(work: Path, run: Run, *, width: int = 220) -> tuple[TuningFigures, str, dict[str, JSON], str]:
@@ -130,7 +139,19 @@ async def test_flags_and_text_of_models_do_no_harm(tuned: tuple[Path, Run]) -> N
     page = Page(source)
     assert "script" not in page.tags
     assert visible(NASTY) in page.text
-    assert "no text was flagged" not in shown
+
+
+async def test_whether_texts_were_looked_at_is_told(tuned: tuple[Path, Run]) -> None:
+    work, run = tuned
+    for summary, flags, says in (
+        ({**run.summary, "flags": []}, [], True),
+        ({name: value for name, value in run.summary.items() if name != "flags"}, None, False),
+    ):
+        async with coterie.connect(work / "store.db") as store:
+            await store.save_run(replace(run, summary=summary))
+        _, shown, written, _ = await reported(work, run)
+        assert written["flags"] == flags
+        assert ("no text leaks answers" in shown) is says
 
 
 async def test_a_run_that_is_not_finished_tells_what_it_has(tuned: tuple[Path, Run]) -> None:

@@ -111,8 +111,8 @@ class TuningFigures:
     spent: Mapping[str, float]
     reflections: Mapping[str, int]
     """Purpose → questions to the reflecting model."""
-    flags: Sequence[str]
-    """What is suspicious about texts: a prompt that leaks answers, or grows without end."""
+    flags: Sequence[str] | None
+    """What is suspicious about texts: a prompt that leaks answers, or grows without end. None if nobody has looked."""
     failed: Mapping[str, int]
     """Cause → attempts that failed."""
     warnings: Mapping[str, int]
@@ -148,7 +148,7 @@ async def compute_tuning(store: Store, run: Run) -> TuningFigures:
         limits={name: limit for name, limit in (run.config.get("budget") or {}).items() if limit is not None},
         spent=spent,
         reflections=summary.get("reflections_by_purpose") or {},
-        flags=_flags(summary.get("flags")),
+        flags=_flags(summary["flags"]) if "flags" in summary else None,
         failed=Counter(one.cause.value if one.cause else "unknown" for one in seen.failures),
         warnings=seen.warnings,
         decisions=await store.get_decisions(run.id),

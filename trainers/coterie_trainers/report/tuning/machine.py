@@ -40,7 +40,7 @@ def tuning_as_json(figures: TuningFigures, places: Places) -> Mapping[str, JSON]
         "spent": dict(figures.spent),
         "reflections_by_purpose": dict(figures.reflections),
         "rollouts_by_split": dict(figures.rollouts),
-        "flags": list(figures.flags),
+        "flags": None if figures.flags is None else list(figures.flags),
         "failed_attempts": dict(figures.failed),
         "warnings": dict(figures.warnings),
         "decisions": [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -82,11 +81,8 @@ def _change(change: PromptChange) -> Iterator[RenderableType]:
     yield Text(visible(change_facts(change)), style="dim")
     if change.why:
         yield Text("why: ", style="bold").append(visible(change.why, lines=12), style="not bold")
-    lines = Text()
     for line in change.diff:
-        lines.append(visible(line) + "\n", style=COLOURS.get(line[:1], ""))
-    lines.rstrip()
-    yield Padding(lines, (0, 0, 0, 2))
+        yield Text(f"  {visible(line)}", style=COLOURS.get(line[:1], ""))
 
 
 def _candidates(figures: TuningFigures) -> Table:

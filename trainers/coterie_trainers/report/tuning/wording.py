@@ -118,7 +118,8 @@ def spent_lines(figures: TuningFigures) -> Iterator[str]:
     for name, unit in UNITS.items():
         if name in spent and (spent[name] or name in figures.limits):
             of = f" of {figures.limits[name]:,g}" if name in figures.limits else ""
-            yield f"{spent[name]:,.6g}{of} {unit}"
+            used = f"{spent[name]:,}" if isinstance(spent[name], int) else f"{spent[name]:,.4g}"
+            yield f"{used}{of} {unit}"
     if figures.reflections:
         yield "asked of the reflecting model: " + ", ".join(
             f"{purpose} {count:,}" for purpose, count in figures.reflections.items()
@@ -129,7 +130,7 @@ def spent_lines(figures: TuningFigures) -> Iterator[str]:
 
 def health_lines(figures: TuningFigures) -> Iterator[tuple[bool, str]]:
     """What is well and what is not: (well, sentence)."""
-    for flag in figures.flags:
+    for flag in figures.flags or ():
         yield False, flag
     failed = sum(figures.failed.values())
     if failed:
@@ -142,8 +143,8 @@ def health_lines(figures: TuningFigures) -> Iterator[tuple[bool, str]]:
     for decision in figures.decisions:
         if decision.kind in ("stopped", "rolled_back"):
             yield False, f"{decision.kind.replace('_', ' ')}: {decision.evidence.get('reason', decision.subject)}"
-    if figures.taken is not None and not figures.flags:
-        yield True, "no text was flagged"
+    if figures.flags == []:
+        yield True, "no text leaks answers or grows without end"
 
 
 def places_listed(places: Places) -> Sequence[tuple[str, str]]:
