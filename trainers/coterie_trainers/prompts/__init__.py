@@ -4,6 +4,11 @@
 
     study.py           what an optimiser works with: candidates, trials, and how to ask for more of them
     optimisers/        the optimisers, one a file
+    feedback.py        what a reflecting model should read about one role in one trial
+    reach.py           which later turns saw what a role said
+    blame.py           which role most likely lost a task
+    proposing.py       a new text from the reflecting model, checked
+    gepa_search.py     the package gepa over a study
     run.py             one run from its opening to its finish: the way in is ``optimise``
     config.py          the settings of ``coterie optimize``
     beginning.py       which prompts are tuned, and what they say now
