@@ -52,16 +52,6 @@ def _address(given: str) -> str:
     return str(path)
 
 
-def _address(given: str) -> str:
-    if "://" in given:
-        return given
-    path = Path(given)
-    path = path / "store.db" if path.is_dir() else path
-    if not path.is_file():
-        raise NotFoundError(f"There is no store {path}. Name a store's file or address, or the work folder of a run.")
-    return str(path)
-
-
 async def _best_in(store: Store, run_id: str) -> Mapping[str, str]:
     run = await _newest(store) if run_id == LATEST else await store.get_run(run_id)
     found: Mapping[str, Any] | None = run.summary.get("prompts")
