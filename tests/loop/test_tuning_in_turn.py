@@ -74,6 +74,7 @@ def config(base_url: str, *, steps: int = 3, every: int = 2, prompts: Mapping[st
             "optimiser": {"apo": {"beam": 1, "branch": 1, "rounds": 1}},
             "reflection": {"base_url": base_url, "model": "reflector", "retries": 0},
             "budget": {"rollouts": 40},
+            "selection": {"gate": "none"},
             **(prompts or {}),
         },
     )
@@ -117,7 +118,7 @@ async def test_the_winner_of_a_search_is_played_in_the_steps_after_it(folder, mo
         assert told[:2] == [("promoted", "prompts solver before step 1"), ("kept", "prompts solver before step 3")]
         assert decisions[0].evidence["val_gain"]["value"] == 1.0
         rows = await store.get_metrics(run.id, stage="prompts")
-        assert [(row.step, row.values["success_before"], row.values["success"]) for row in rows] == [
+        assert [(row.step, row.values["score_before"], row.values["score"]) for row in rows] == [
             (1, 0, 1),
             (3, 1, 1),
         ]

@@ -159,6 +159,8 @@ def _put_system(api: Api, body: dict[str, Any], content: Any) -> None:
 
 
 def _append_system(api: Api, body: dict[str, Any], text: str) -> None:
+    if not text:
+        return
     at = _system_at(api, body)
     if at is None:
         _put_system(api, body, text)

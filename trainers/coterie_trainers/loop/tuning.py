@@ -151,10 +151,11 @@ class Tuner:
             keys = ("reason", "prompts", "val", "val_gain", "spent")
             evidence: dict[str, JSON] = {"run": run.id, **{key: summary[key] for key in keys}}
             await job.store.add_decision(Decision(job.run_id, kind, subject, evidence))
+        used = summary["winner"] if summary["taken"] else summary["seed"]
+        measured = {"score_before": summary["val"][summary["seed"]], "score": summary["val"][used]}
         figures: dict[str, float] = {
             "taken": float(summary["taken"]),
-            "success_before": summary["val"][summary["seed"]],
-            "success": summary["val"][summary["winner"] if summary["taken"] else summary["seed"]],
+            **{name: value for name, value in measured.items() if value is not None},
             **{f"spent/{name}": value for name, value in summary["spent"].items()},
         }
         await job.store.add_metrics([Metrics(job.run_id, step, figures, stage=STAGE)])

@@ -1,7 +1,7 @@
 """What a run begins with: which prompts are tuned, and what they say now.
 
 A prompt begins as the configuration's text or file, else as the version that is active in the store, else as what its role
-really sends: then the team plays a few tasks as it is. What was found is written down, so that a resumed run begins alike.
+really sends: then the team plays a few tasks as it is. Examples begin empty. What was found is written down, so that a resumed run begins alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from coterie.assembly import message_text
 from coterie.episodes import Episode
 from coterie.errors import ConfigError, NotFoundError, PromptError
-from coterie.prompts import SYSTEM, check_template, escape, placeholders
+from coterie.prompts import EXAMPLES, SYSTEM, check_template, escape, placeholders
 from coterie.store.base import Store
 from coterie.vocabulary import ResourceKind
 from coterie_trainers.progress import Progress
@@ -110,6 +110,8 @@ async def found_without_rollouts(config: OptimizeConfig, store: Store, folder: P
                 )
         elif active is not None:
             found.add(name, setting, active, of="the active version")
+        elif setting.part_of(name) == EXAMPLES:
+            found.add(name, setting, "", of="no examples")
         else:
             found.unknown[name] = setting
     return found

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from coterie.errors import ConfigError, PromptError
-from coterie.prompts import check_template
+from coterie.prompts import EXAMPLES, check_template
 from coterie.store.base import Store
 from coterie.vocabulary import JSON, Resource, ResourceKind, ResourceStatus
 from coterie_trainers.prompts.study import Candidate, TunedPrompt
@@ -94,7 +94,7 @@ class Versions:
 
         Raises:
             ConfigError: it lacks a prompt, or has one that is not tuned.
-            PromptError: a text is empty, or has other placeholders than its prompt.
+            PromptError: a text other than of examples is empty, or has other placeholders than its prompt.
         """
         if set(candidate.texts) != set(self.prompts):
             apart = ", ".join(sorted(set(candidate.texts) ^ set(self.prompts)))
@@ -103,7 +103,7 @@ class Versions:
             )
         for name, text in candidate.texts.items():
             of = f"The text of {candidate.author} for prompt {name!r}"
-            if not text.strip():
+            if not text.strip() and self.prompts[name].part != EXAMPLES:
                 raise PromptError(f"{of} is empty.")
             check_template(text, self.prompts[name].placeholders, of=of)
 

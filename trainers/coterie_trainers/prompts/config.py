@@ -12,7 +12,9 @@ from coterie_trainers.sections import Dataset, Runner, Section
 
 
 class PromptSetting(Section):
-    """A prompt to tune. Without ``text`` and ``file`` it begins as the store's active version, else as what the role sends."""
+    """A prompt to tune. Without ``text`` and ``file`` it begins as the store's active version, else as what the role sends;
+    examples, else as none.
+    """
 
     role: Annotated[str, Field(min_length=1)] | None = None
     """Whose it is; by default what its name begins with, up to the first ``/``."""

@@ -191,7 +191,7 @@ def _for_examples(study: Study) -> list[TunedPrompt]:
         names = ", ".join(study.prompts)
         raise ConfigError(
             f"optimiser 'bootstrap': no tuned prompt has the part 'examples'; there are: {names}. Add one for each role that "
-            "is to get examples, such as: name coder/examples, role coder, part examples, text ''."
+            "is to get examples, such as 'coder/examples: {}' under 'prompts'."
         )
     for prompt in prompts:
         if prompt.placeholders:

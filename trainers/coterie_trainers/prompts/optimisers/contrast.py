@@ -46,7 +46,6 @@ from pydantic import PositiveInt, field_validator
 from coterie.episodes import Episode
 from coterie.prompts import SYSTEM, placeholders, render, tool_of
 from coterie.vocabulary import Task
-from coterie_trainers.config import Section
 from coterie_trainers.prompts.at_once import at_once
 from coterie_trainers.prompts.blame import blame
 from coterie_trainers.prompts.contrasts import Configuration, Credit, design, text_credits
@@ -55,6 +54,7 @@ from coterie_trainers.prompts.optimisers.random_edits import edited
 from coterie_trainers.prompts.proposing import ANSWER_FORM, propose
 from coterie_trainers.prompts.settings import checked, template
 from coterie_trainers.prompts.study import BudgetSpentError, Candidate, Optimiser, Study, Trial, TunedPrompt
+from coterie_trainers.sections import Section
 
 AUTHOR = "optimiser:contrast"
 UNPLAYED = Credit(-inf, 0.0, 0)

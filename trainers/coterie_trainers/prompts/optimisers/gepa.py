@@ -38,9 +38,9 @@ from typing import Any, Literal
 from pydantic import PositiveInt, field_validator
 
 from coterie.errors import ConfigError
-from coterie_trainers.config import Section
 from coterie_trainers.prompts.settings import checked, template
 from coterie_trainers.prompts.study import Candidate, Optimiser, Study
+from coterie_trainers.sections import Section
 
 TEMPLATE = """\
 You improve {{part}} of the role {{role}} in a team of agents. It reads:
