@@ -23,6 +23,7 @@ from coterie_trainers.loop import run as loop_run
 from coterie_trainers.prompts import optimisers
 from coterie_trainers.prompts.study import Candidate, Study
 
+pytestmark = pytest.mark.timeout(240)
 LESSON = "Add the unit."
 APP = """
 import itertools
@@ -83,7 +84,7 @@ def config(base_url: str, *, steps: int = 3, every: int = 2, prompts: Mapping[st
 async def train(folder: Path, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, settings: TrainConfig) -> Run:
     monkeypatch.setattr(loop_run, "make_backend", lambda *_: backend)
     running = loop_run.train("app.py:team", settings, folder=folder, work=folder / "work", progress=Told())
-    return await asyncio.wait_for(running, 120)
+    return await asyncio.wait_for(running, 200)
 
 
 async def rollouts_of(store: Store, run_id: str, mode: Mode | None = None) -> list[Rollout]:
