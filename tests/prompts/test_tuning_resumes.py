@@ -123,7 +123,7 @@ async def test_a_run_that_ended_with_its_budget_ends_there_again(tmp_path: Path,
         folder = tmp_path / name
         folder.mkdir()
         write_team(folder, model.base_url, tasks=4)
-        config = team_config(model.base_url, budget={"rollouts": 24})
+        config = team_config(model.base_url, prompts={}, budget={"rollouts": 27})
         stopped: list[str] = []
 
         async def broken(study: Study, name: str = name, stopped: list[str] = stopped) -> Sequence[Candidate]:
@@ -138,7 +138,7 @@ async def test_a_run_that_ended_with_its_budget_ends_there_again(tmp_path: Path,
                 await optimise_in(folder, config, broken)
         outcomes.append(outcome(dict((await optimise_in(folder, config, broken)).summary)))
     assert outcomes[0] == outcomes[1]
-    assert outcomes[0]["spent"]["rollouts"] <= 24
+    assert outcomes[0]["spent"]["rollouts"] <= 27
 
 
 def killed(folder: Path, model: ScriptedModel, *, after_reflections: int) -> None:

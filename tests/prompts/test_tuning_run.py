@@ -48,6 +48,11 @@ async def test_the_winner_becomes_active_and_is_given_in_one_line(tmp_path: Path
     assert run.summary["test_before"]["value"] == pytest.approx(0.25)
     assert run.summary["test_after"]["value"] == 1.0
     assert best(folder / "work") == LEARNED
+    # Of 8 tasks 2 need the planner's lesson alone, 2 the coder's, and 2 both.
+    assert {name: one["gain"]["value"] for name, one in run.summary["prompts"].items()} == {
+        "planner": 0.5,
+        "coder": 0.5,
+    }
     async with coterie.connect(str(folder / "work" / "store.db")) as store:
         for role, text in LEARNED.items():
             active = await store.get_resource(role)
@@ -142,7 +147,8 @@ async def test_prompts_that_nobody_wrote_down_begin_as_what_the_roles_send(
     run = await tuned(tmp_path, model, config, optimiser=knows)
     assert run.summary["winner"] == Candidate(LEARNED).id
     assert best(tmp_path / "work") == LEARNED
-    assert run.summary["spent"]["rollouts"] == 3 + 2 * 4 + 2 * 4
+    # The first look, seed and winner on validation and on test, and the winner without each of its changes.
+    assert run.summary["spent"]["rollouts"] == 3 + 2 * 4 + 2 * 4 + 2 * 4
 
 
 @pytest.mark.parametrize("name", ["unchanged", "random_edits", "rewrite"])

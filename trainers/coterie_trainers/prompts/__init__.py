@@ -21,6 +21,7 @@
     costs.py           what rollouts cost
     journal.py         what a killed run goes on from, besides the store
     choosing.py        the winner on validation, its gain on test, and the gate
+    ablation.py        what each changed prompt adds to the winner
     best.py            the prompts of a finished run in one line
     result.py          the result of a finished run, for people and machines
     commands.py        the command ``coterie optimize``

@@ -132,6 +132,8 @@ def _mean(search: Search, scores: Scores | None) -> Interval | None:
 
 async def _on_test(search: Search, candidate: Candidate, name: str) -> Scores | None:
     settings, tasks = search.config.selection, search.splits["test"]
+    if not tasks:
+        return None
     search.progress.stage(f"held-out test: {name}", len(tasks) * settings.test_samples)
     try:
         return scores_of(await search.measure(candidate, tasks, samples=settings.test_samples, mode=Mode.TEST))

@@ -131,6 +131,9 @@ class Selection(Section):
     """Of the intervals: those that drop a finalist early, and that of the gain."""
     test_samples: PositiveInt = 2
     """Rollouts a test task, for the winner and for the seed."""
+    ablate: bool = True
+    """Measure what each changed prompt adds, where several changed: the winner without it, on validation, with what is left of
+    the budget."""
     gate: Literal["test", "val", "none"] = "test"
     """On which split the gain's interval must lie above 0 for the winner to become active; ``none`` takes it as it is."""
     flagged: Literal["report", "refuse"] = "report"

@@ -27,7 +27,8 @@ def shown(result: Mapping[str, Any]) -> str:
         if one["before"] == one["after"]:
             lines.append(f"{name}: as it was")
             continue
-        lines.append(f"{name}: version {one['seed']} → {one['winner']}{_why(one['why'])}")
+        gain = f", adds {_interval(one['gain'], sign='+')} on validation" if one.get("gain") else ""
+        lines.append(f"{name}: version {one['seed']} → {one['winner']}{gain}{_why(one['why'])}")
         difference = difflib.unified_diff(one["before"].splitlines(), one["after"].splitlines(), lineterm="", n=1)
         lines += [f"    {line}" for line in list(difference)[2:]]
     lines.append(f"held-out test: before {_interval(result['test_before'])}, after {_interval(result['test_after'])}")

@@ -17,8 +17,10 @@ from coterie.rollouts import RolloutFunction
 from coterie.store.base import Store
 from coterie.vocabulary import JSON, Decision, Mode, ResourceStatus, Run, RunState, Task, now_ns
 from coterie_trainers.datasets import load_splits
+from coterie_trainers.intervals import Interval
 from coterie_trainers.progress import Progress
 from coterie_trainers.prompts import optimisers
+from coterie_trainers.prompts.ablation import gains_by_prompt
 from coterie_trainers.prompts.beginning import (
     FIRST_ROLLOUTS,
     Beginning,
@@ -195,27 +197,32 @@ async def search_prompts(job: PromptJob, journal: Journal, optimiser: Optimiser)
             progress.note(f"{name} gives {len(finalists)} candidates; spent so far: {told(ledger.figures())}")
             search.put_aside(finalists=0, rest=_test_rollouts(config, job.splits))
             choice = await choose(search, finalists)
+            gains = await gains_by_prompt(search, choice)
             await _take(job, versions, choice)
             for line in _remarks(costs, config):
                 progress.warn(line)
-            return _summary(config, versions, choice, ledger, reflector)
+            return _summary(config, versions, choice, gains, ledger, reflector)
 
 
 async def _beginning(job: PromptJob, journal: Journal, ledger: Ledger, playing: Playing) -> Beginning:
     """The prompts that are tuned, with their texts; the same in every process of the run."""
-    beginning = remembered(journal)
-    if beginning is not None and not journal.get(FIRST_ROLLOUTS_KEY):
+    beginning, found = remembered(journal), None
+    if beginning is None:
+        found = await found_without_rollouts(job.config, job.store, job.folder, job.progress)
+        if not found.needs_rollouts:
+            return remember(journal, found.beginning())
+    elif not journal.get(FIRST_ROLLOUTS_KEY):
         return beginning
-    found = await found_without_rollouts(job.config, job.store, job.folder, job.progress)
-    if not found.needs_rollouts:
-        return remember(journal, found.beginning())
     tasks = job.splits["train"][:FIRST_ROLLOUTS]
     job.progress.stage("seeing what the roles send", len(tasks))
     journal.write(FIRST_ROLLOUTS_KEY, {"tasks": [task.id for task in tasks]})
     ledger.take_rollouts(len(tasks))
     rollouts = [rollout_of(job.config, job.run.id, AS_IT_IS, task, 0, Mode.VAL, job.pinned) for task in tasks]
     played = [one for one in await playing.play(rollouts) if isinstance(one, Played)]
-    return beginning or remember(journal, complete(found, played, job.progress))
+    if found is not None:
+        beginning = remember(journal, complete(found, played, job.progress))
+    assert beginning is not None
+    return beginning
 
 
 async def _publish_seed(job: PromptJob, versions: Versions, seed: Candidate) -> None:
@@ -316,7 +323,12 @@ def _measured(choice: Choice) -> dict[str, JSON]:
 
 
 def _summary(
-    config: OptimizeConfig, versions: Versions, choice: Choice, ledger: Ledger, reflector: Reflector
+    config: OptimizeConfig,
+    versions: Versions,
+    choice: Choice,
+    gains: Mapping[str, Interval],
+    ledger: Ledger,
+    reflector: Reflector,
 ) -> dict[str, JSON]:
     """The results, as the report has them."""
     seed_versions, winner_versions = versions.versions_of(choice.seed), versions.versions_of(choice.winner)
@@ -333,6 +345,7 @@ def _summary(
                 "seed": seed_versions[name],
                 "winner": winner_versions[name],
                 "why": choice.winner.why.get(name, ""),
+                "gain": interval_json(gains.get(name)),
             }
             for name, prompt in versions.prompts.items()
         },
