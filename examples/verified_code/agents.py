@@ -23,6 +23,7 @@ from openai import AsyncOpenAI
 from verifier import Verdict, Verifier, chosen_verifier
 
 import coterie
+from coterie.prompts.files import read_prompt_file
 
 client = AsyncOpenAI()
 """Of ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``."""
@@ -86,7 +87,7 @@ def written_prompt(role: str, language: str) -> str:
     here = Path(__file__).parent
     own = here / f"prompts_{language}" / f"{role}.md"
     path = own if own.exists() else here / "prompts" / f"{role}.md"
-    return path.read_text(encoding="utf-8").strip()
+    return read_prompt_file(path, role).text
 
 
 def read_contract(signature: str, text: str) -> tuple[Contract | None, str]:

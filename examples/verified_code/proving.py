@@ -11,7 +11,7 @@ from verifier import Finding, Verdict
 
 EFFORT = 4_000_000
 """z3's resource limit a condition: it counts steps and not seconds, so a verdict does not depend on how busy the machine is."""
-SECONDS = 20
+SECONDS = 60
 """When a condition is given up in any case."""
 SMALL = 12
 """Counterexamples are looked for among numbers up to this first: a person reads them, and a model does."""
@@ -29,6 +29,8 @@ class Z3Verifier:
             claims = conditions(read_program(program, contract), contract, context)
         except ProgramError as error:
             return Verdict((Finding(str(error)),))
+        except RecursionError:
+            return Verdict((Finding("the program is nested too deeply"),))
         found = (_prove(claim, formula) for claim, formula in claims.items())
         return Verdict(tuple(finding for finding in found if finding is not None))
 

@@ -166,6 +166,7 @@ def zero(n):
         ("def triangle(n):\n    return 1.5", "not part of the language"),
         ("def triangle(n):\n  return ((", "line 2"),
         ("def triangle(n):\n    return " + "-" * 3000 + "n", ""),
+        ("def triangle(n):\n    print(" + "-" * 3000 + "n)", ""),
         ("def triangle(n):\n    invariant(n > 0)\n    return n", "head of a loop"),
         ("def triangle(n=1):\n    return n", "the function should be"),
         ("def triangle(n):\n    old = 1\n    return n", "no name for a variable"),
