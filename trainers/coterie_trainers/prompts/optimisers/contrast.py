@@ -85,11 +85,11 @@ class ContrastSettings(Section):
     """New texts a round, for each prompt that gets any."""
     prompts: PositiveInt = 2
     """How many prompts get new texts after the first round: those with the highest potential."""
-    configurations: PositiveInt = 8
+    configurations: PositiveInt = 6
     """New joint configurations a round."""
-    batch: PositiveInt = 8
+    batch: PositiveInt = 6
     """Tasks of val on which configurations are compared; the same ones for all. Twice as many whenever nothing is lost on them."""
-    train_batch: PositiveInt = 6
+    train_batch: PositiveInt = 4
     """Train tasks whose traces are read in a round."""
     samples: PositiveInt = 1
     """Rollouts a task."""
@@ -97,7 +97,7 @@ class ContrastSettings(Section):
     """Texts that a prompt keeps from round to round."""
     local: Literal["reflect", "random_edits"] = "reflect"
     """Who writes new texts."""
-    finalists: PositiveInt = 4
+    finalists: PositiveInt = 3
     """How many candidates it gives, at most."""
     max_chars: PositiveInt = 6_000
     """About how many characters of experience a question shows."""
