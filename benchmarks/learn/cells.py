@@ -17,6 +17,10 @@ TEAM_ONLY = {"credit.team": 1.0, "credit.local": 0.0}
 """The one reward of a rollout for each of its calls."""
 
 
+LOOKS: Mapping[str, Any] = {"evaluation.every": 4, "evaluation.val_samples": 2}
+"""How often a curve is looked at, and how closely: with one rollout a validation task a look is mostly noise."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
     """An example, and how it is trained in every one of its cells."""
@@ -51,12 +55,12 @@ BASELINE = "flat"
 
 TASKS: Mapping[str, TaskPlan] = {
     "text_to_sql": TaskPlan(
-        settings={"training.steps": 40, "training.max_seconds": None, "evaluation.every": 4},
+        settings={"training.steps": 40, "training.max_seconds": None, **LOOKS},
         variants=("flat", "flat_own", "rollout", "role_team", "role", "role_turn", "separate"),
         separate={"analyst": ("analyst",), "coder": ("coder",), "reviewer": ("reviewer",)},
     ),
     "manager_workers": TaskPlan(
-        settings={"training.steps": 40, "evaluation.every": 4},
+        settings={"training.steps": 40, **LOOKS},
         variants=(
             "flat",
             "flat_own",
@@ -71,7 +75,7 @@ TASKS: Mapping[str, TaskPlan] = {
         separate={"manager": ("manager",), "workers": ("flights", "hotels", "events", "cars")},
     ),
     "long_horizon": TaskPlan(
-        settings={"training.steps": 40, "evaluation.every": 4},
+        settings={"training.steps": 40, **LOOKS},
         variants=("flat", "rollout", "role_team", "state_team", "state_history_team", "role", "state", "separate"),
         separate={"planner": ("planner",), "executor": ("executor",)},
     ),
