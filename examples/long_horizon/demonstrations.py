@@ -17,13 +17,13 @@ from warehouse import AISLE_OF, FRAGILE, LABELS, PLACES, STOCK, Order, Warehouse
 
 from coterie_trainers.demonstration import Demonstration
 
-UNWRAPPED = 0.5
+UNWRAPPED = 0.7
 """How often the planner forgets that something breaks."""
 WRONG_GOAL = 0.08
 WRONG_WAY = 0.12
 """How often the executor goes somewhere else, or takes something else."""
-PACKED_AS_IT_IS = 0.2
-WRONG_LABEL = 0.25
+PACKED_AS_IT_IS = 0.4
+WRONG_LABEL = 0.12
 
 
 def demonstrate(shifts: Sequence[Shift], runs: int, seed: int) -> Iterator[Demonstration]:

@@ -25,7 +25,7 @@ WRONG: Mapping[str, float] = {"flights": 0.06, "hotels": 0.15, "events": 0.10, "
 WRONG_OFFER = 0.08
 PREJUDICES: Mapping[str, str] = {"thrifty": "cheap", "near": "quiet", "early": "cheap"}
 """A word → the word for which it is mostly taken."""
-PREJUDICE = 0.4
+PREJUDICE = 0.65
 """How often."""
 
 
@@ -36,7 +36,7 @@ def demonstrate(requests: Sequence[Request], runs: int, seed: int) -> Iterator[D
         request = requests[number % len(requests)]
         briefs = [_hasty_brief(brief, rng) for brief in request.briefs]
         yield Demonstration(SPLIT, request.text, " ; ".join(map(str, briefs)))
-        reports, names = [], []
+        names: dict[str, str] = {}
         for brief in briefs:
             query = _hasty_query(brief, rng)
             yield Demonstration(WORK[brief.worker], str(brief), query)
@@ -45,11 +45,9 @@ def demonstrate(requests: Sequence[Request], runs: int, seed: int) -> Iterator[D
                 second = _hasty_query(brief, rng)
                 yield Demonstration(WORK[brief.worker], f"{brief}\nnothing : {query}", second)
                 row = search(brief.worker, second)
-            names.append(f"'{row.name}'" if row else "nothing")
-            reports.append(f"{brief.worker} {names[-1]}")
-        if rng.random() < WRONG_OFFER:
-            names = rng.sample(names, len(names)) if rng.random() < 0.5 else names[:-1]
-        yield Demonstration(JOIN, " ; ".join(reports), offer_of(names))
+            names[brief.worker] = f"'{row.name}'" if row else "nothing"
+        reports = " ; ".join(f"{worker} {name}" for worker, name in names.items())
+        yield Demonstration(JOIN, reports, offer_of(_hasty_offer(names, rng)))
 
 
 def _hasty_brief(brief: Brief, rng: random.Random) -> Brief:
@@ -58,6 +56,15 @@ def _hasty_brief(brief: Brief, rng: random.Random) -> Brief:
         return brief
     wrong = _with_another_word(brief, rng)
     return wrong if split_of(wrong) == "train" else brief
+
+
+def _hasty_offer(names: Mapping[str, str], rng: random.Random) -> Mapping[str, str]:
+    """What was found as a hurried manager puts it together: names mixed up, or the last part forgotten."""
+    if rng.random() >= WRONG_OFFER:
+        return names
+    if rng.random() < 0.5:
+        return dict(zip(names, rng.sample(list(names.values()), len(names)), strict=True))
+    return dict(list(names.items())[:-1])
 
 
 def _hasty_query(brief: Brief, rng: random.Random) -> str:

@@ -32,10 +32,10 @@ def judge(reference: Sequence[str], trip: Trip) -> Verdict:
     gold = {brief.worker: brief for brief in map(parsed, reference)}
     best = {worker: best_of(brief) for worker, brief in gold.items()}
     return Verdict(
-        team=float(trip.offer == offer_of([f"'{row.name}'" for row in best.values()])),
+        team=float(trip.offer == offer_of({worker: f"'{row.name}'" for worker, row in best.items()})),
         split=sum(trip.works[worker].brief == str(brief) for worker, brief in gold.items() if worker in trip.works)
         / len(gold | trip.works),
-        offer=float(trip.offer == offer_of([name_of(work) for work in trip.works.values()])),
+        offer=float(trip.offer == offer_of({worker: name_of(work) for worker, work in trip.works.items()})),
         workers={
             worker: float(work.found is not None and work.found == _wanted(work, best.get(worker)))
             for worker, work in trip.works.items()
@@ -43,9 +43,9 @@ def judge(reference: Sequence[str], trip: Trip) -> Verdict:
     )
 
 
-def offer_of(names: Sequence[str]) -> str:
-    """The offer of these names."""
-    return f"offer {' , '.join(names)}"
+def offer_of(names: Mapping[str, str]) -> str:
+    """The offer: a part of the trip and a name each."""
+    return f"offer {' , '.join(f'{worker} {name}' for worker, name in names.items())}"
 
 
 def parsed(text: str) -> Brief:

@@ -13,13 +13,13 @@ from trips import make_splits, write_tasks
 
 from coterie_trainers import small_model
 
+STEPS = 2400
+"""Gradient steps of the warm start. With half of them the manager cannot read the requests, and no worker can make up for that."""
 RUNS = 4000
 """Demonstrated runs of the team; each has five to seven calls."""
 
 
-def prepare(
-    folder: Path, *, seed: int, progress: small_model.Progress, steps: int = small_model.STEPS, runs: int = RUNS
-) -> None:
+def prepare(folder: Path, *, seed: int, progress: small_model.Progress, steps: int = STEPS, runs: int = RUNS) -> None:
     """Make ``folder/data`` and ``folder/model``. Whatever an earlier call left there is replaced."""
     progress.stage("making requests and demonstrations")
     splits = make_splits()

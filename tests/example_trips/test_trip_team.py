@@ -43,8 +43,7 @@ class Agency:
         if system == self.agents.SPLIT:
             return self.slips.get("split", " ; ".join(map(str, self.request.briefs)))
         if system == self.agents.JOIN:
-            names = [report.split()[1] for report in user.split(" ; ")]
-            return self.slips.get("offer", f"offer {' , '.join(names)}")
+            return self.slips.get("offer", f"offer {user.replace(' ; ', ' , ')}")
         brief = self.briefs.Brief.parse(user.split("\n")[0])
         return self.slips.get(brief.worker, brief.query)
 
@@ -142,7 +141,7 @@ async def test_a_wrong_brief_is_the_managers_fault(trips: Callable[[str], Module
 
 
 async def test_a_wrong_offer_of_right_finds_is_the_managers_last_call(trips: Callable[[str], ModuleType]) -> None:
-    agency = Agency(trips, {"offer": "offer 'Nowhere'"})
+    agency = Agency(trips, {"offer": "offer flights 'Nowhere'"})
     episode = await run(trips, agency.request, agency)
     assert team_reward(episode) == 0
     assert own_rewards(episode)["manager"] == [1, 0]
