@@ -301,10 +301,7 @@ class _Adapter:
             question(
                 self.settings.template,
                 prompt,
-                current=parent.texts[prompt.name],
-                experience="\n\n".join(
-                    f"# Task {number}\n{each['experience']}" for number, each in enumerate(dataset[prompt.name], 1)
-                ),
+                {"prompt": parent.texts[prompt.name], "experience": _told(dataset[prompt.name])},
             )
             for prompt in prompts
         ]
@@ -407,3 +404,7 @@ class _Log:
 
 def _own(trials: Sequence[Trial], roles: set[str]) -> float:
     return sum(trial.role_scores.get(role, 0.0) for trial in trials for role in roles)
+
+
+def _told(experiences: Sequence[Mapping[str, Any]]) -> str:
+    return "\n\n".join(f"# Task {number}\n{each['experience']}" for number, each in enumerate(experiences, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coterie.errors import PromptError
@@ -63,20 +64,17 @@ async def proposal(study: Study, question: str, prompt: TunedPrompt, *, purpose:
     return None
 
 
-def question(template: str, prompt: TunedPrompt, *, current: str, experience: str) -> str:
-    """What a new text is asked for with: a template filled, and what an answer must be like, whoever wrote the template.
-
-    Args:
-        template: May have ``{{prompt}}``, ``{{experience}}``, ``{{role}}`` and ``{{part}}``.
-        prompt: What the text is for.
-        current: Its text now.
-        experience: What was seen of the role.
-    """
-    values = {"prompt": current, "experience": experience, "role": prompt.role, "part": _named(prompt.part)}
-    asked = render(template, {name: values[name] for name in placeholders(template)}).rstrip()
+def question(template: str, prompt: TunedPrompt, values: Mapping[str, object]) -> str:
+    """What a new text is asked for with: a template filled, and what an answer must be like, whoever wrote the template."""
     kept = ", ".join(f"{{{{{name}}}}}" for name in prompt.placeholders)
     rule = f"These placeholders must stand in it exactly so: {kept}. There are no others.\n" if kept else ""
-    return f"{asked}\n\n{rule}{ANSWER_FORM}"
+    return f"{filled(template, prompt, values).rstrip()}\n\n{rule}{ANSWER_FORM}"
+
+
+def filled(template: str, prompt: TunedPrompt, values: Mapping[str, object]) -> str:
+    """A template about a prompt: ``{{role}}`` and ``{{part}}`` are known, the rest is in ``values``; it need not use all."""
+    known = {"role": prompt.role, "part": _named(prompt.part), **values}
+    return render(template, {name: known[name] for name in placeholders(template)})
 
 
 def text_in(answer: str, prompt: TunedPrompt) -> str:

@@ -26,7 +26,7 @@ of a round play the same validation tasks, where an equal score keeps the older 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Annotated, Any, Literal
@@ -34,11 +34,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, field_validator
 
 from coterie.episodes import Episode
-from coterie.prompts import SYSTEM, placeholders, render, tool_of
 from coterie.vocabulary import Task
 from coterie_trainers.prompts.at_once import at_once
 from coterie_trainers.prompts.feedback import role_feedback
-from coterie_trainers.prompts.proposing import ANSWER_FORM, propose
+from coterie_trainers.prompts.proposing import filled, propose, question
 from coterie_trainers.prompts.settings import checked, template
 from coterie_trainers.prompts.study import (
     BudgetSpentError,
@@ -71,7 +70,7 @@ mind. At most five sentences.
 """
 
 EDIT = """\
-{{part}} of the role {{role}} in a team of agents reads:
+This is {{part}} of the role {{role}} in a team of agents:
 
 <current>
 {{prompt}}
@@ -214,13 +213,14 @@ class Apo:
     async def _criticise(self, study: Study, fault: _Fault) -> _Fault:
         """The textual gradient."""
         values = {
-            **_about(fault.prompt),
             "prompt": fault.branch.parent.texts[fault.prompt.name],
             "experience": fault.experience,
             "variant": fault.branch.number + 1,
         }
         try:
-            critique = await study.reflect(_filled(self.settings.gradient_template, values), purpose="apo gradient")
+            critique = await study.reflect(
+                filled(self.settings.gradient_template, fault.prompt, values), purpose="apo gradient"
+            )
         except ReflectionError as error:
             study.note(f"apo gradient of {fault.prompt.name!r}: {error}")
             return fault
@@ -229,22 +229,21 @@ class Apo:
     async def _mend(self, study: Study, fault: _Fault) -> _Fault:
         """The edit that follows from it."""
         values = {
-            **_about(fault.prompt),
             "prompt": fault.branch.parent.texts[fault.prompt.name],
             "experience": fault.experience,
             "critique": fault.critique,
         }
-        question = _question(_filled(self.settings.edit_template, values), fault.prompt)
-        text = await propose(study, question, fault.prompt, purpose="apo edit")
+        asked = question(self.settings.edit_template, fault.prompt, values)
+        text = await propose(study, asked, fault.prompt, purpose="apo edit")
         return replace(fault, text=text or "")
 
     async def _reword(self, study: Study, child: _Child, variant: int) -> Candidate | None:
         """The same candidate with what was edited in it said otherwise."""
         texts = dict(child.candidate.texts)
         for prompt in child.edited:
-            values = {**_about(prompt), "prompt": texts[prompt.name], "variant": variant}
-            question = _question(_filled(self.settings.paraphrase_template, values), prompt)
-            text = await propose(study, question, prompt, purpose="apo paraphrase")
+            values = {"prompt": texts[prompt.name], "variant": variant}
+            asked = question(self.settings.paraphrase_template, prompt, values)
+            text = await propose(study, asked, prompt, purpose="apo paraphrase")
             if text is None:
                 return None
             texts[prompt.name] = text
@@ -323,24 +322,6 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 def _mean_of_role(trials: Sequence[Trial], role: str) -> float:
     """The role's own rewards, where it had any; else the team's."""
     return fmean(trial.role_scores.get(role, trial.score) for trial in trials)
-
-
-def _about(prompt: TunedPrompt) -> dict[str, object]:
-    tool = tool_of(prompt.part)
-    part = "The system prompt" if prompt.part == SYSTEM else "The worked examples" if tool is None else ""
-    return {"role": prompt.role, "part": part or f"The description of the tool {tool!r}"}
-
-
-def _filled(text: str, values: Mapping[str, object]) -> str:
-    """A template that need not use all values."""
-    return render(text, {name: values[name] for name in placeholders(text)})
-
-
-def _question(text: str, prompt: TunedPrompt) -> str:
-    """What a new text is asked for with, whoever wrote the template."""
-    kept = ", ".join(f"{{{{{name}}}}}" for name in prompt.placeholders)
-    rule = f"These placeholders must stand in it exactly so: {kept}. There are no others.\n" if kept else ""
-    return f"{text.rstrip()}\n\n{rule}{ANSWER_FORM}"
 
 
 def _experience(trial: Trial, episode: Episode, role: str) -> str:

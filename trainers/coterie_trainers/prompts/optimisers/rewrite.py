@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coterie.prompts import EXAMPLES, render, tool_of
 from coterie_trainers.prompts.at_once import at_once
-from coterie_trainers.prompts.proposing import ANSWER_FORM, propose
-from coterie_trainers.prompts.study import Candidate, Optimiser, Study, TunedPrompt
+from coterie_trainers.prompts.proposing import propose, question
+from coterie_trainers.prompts.study import Candidate, Optimiser, Study
 
 AUTHOR = "optimiser:rewrite"
 QUESTION = """\
@@ -34,7 +33,7 @@ async def rewrite(study: Study) -> Sequence[Candidate]:
     """One candidate with all prompts rewritten; none if the reflecting model gave nothing that can be used."""
     prompts = list(study.prompts.values())
     asked = await at_once(
-        propose(study, _question(prompt, study.seed.texts[prompt.name]), prompt, purpose="rewrite")
+        propose(study, question(QUESTION, prompt, {"prompt": study.seed.texts[prompt.name]}), prompt, purpose="rewrite")
         for prompt in prompts
     )
     texts = {prompt.name: text for prompt, text in zip(prompts, asked.results, strict=True) if text is not None}
@@ -42,15 +41,3 @@ async def rewrite(study: Study) -> Sequence[Candidate]:
         return []
     why = dict.fromkeys(texts, "one rewrite by the reflecting model, without looking at any rollout")
     return [Candidate({**study.seed.texts, **texts}, parents=(study.seed.id,), author=AUTHOR, why=why)]
-
-
-def _question(prompt: TunedPrompt, text: str) -> str:
-    tool = tool_of(prompt.part)
-    part = (
-        f"the description of the tool {tool}"
-        if tool
-        else "the examples"
-        if prompt.part == EXAMPLES
-        else "the system prompt"
-    )
-    return render(QUESTION, {"part": part, "role": prompt.role, "prompt": text}) + f"\n{ANSWER_FORM}"
