@@ -151,6 +151,15 @@ async def test_prompts_that_nobody_wrote_down_begin_as_what_the_roles_send(
     assert run.summary["spent"]["rollouts"] == 3 + 2 * 4 + 2 * 4 + 2 * 4
 
 
+@pytest.mark.parametrize(
+    "above", ["", "---\nrole: coder\npart: system\nversion: 3\n---\n"], ids=["text alone", "exported"]
+)
+async def test_a_prompt_begins_as_the_text_of_its_file(tmp_path: Path, model: ScriptedModel, above: str) -> None:
+    (tmp_path / "coder.md").write_text(f"{above}{SEED['coder']}\n")
+    await tuned(tmp_path, model, team_config(model.base_url, prompts={"coder": {"file": "coder.md"}}))
+    assert best(tmp_path / "work") == {"coder": SEED["coder"]}
+
+
 @pytest.mark.parametrize("name", ["unchanged", "random_edits", "rewrite"])
 def test_a_baseline_runs_from_the_command_line(
     name: str, tmp_path: Path, model: ScriptedModel, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,7 @@ from coterie.assembly import message_text
 from coterie.episodes import Episode
 from coterie.errors import ConfigError, NotFoundError, PromptError
 from coterie.prompts import EXAMPLES, SYSTEM, check_template, escape, placeholders
+from coterie.prompts.files import read_prompt_file
 from coterie.store.base import Store
 from coterie.vocabulary import ResourceKind
 from coterie_trainers.progress import Progress
@@ -225,10 +226,15 @@ async def _active_text(store: Store, name: str) -> str | None:
 
 
 def _read(name: str, path: Path) -> str:
+    """The text in a file: one that ``coterie prompts export`` wrote, or one with the text alone."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        if text.startswith("---\n"):
+            text = read_prompt_file(path, name).text
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"prompts.{name}.file: {path} cannot be read: {error}") from None
+    except PromptError as error:
+        raise ConfigError(f"prompts.{name}.file: {error}") from None
     if not text.strip():
         raise ConfigError(f"prompts.{name}.file: {path} is empty.")
     return text
