@@ -8,9 +8,11 @@
     reach.py           which later turns saw what a role said
     blame.py           which role most likely lost a task
     proposing.py       a new text from the reflecting model, checked
+    at_once.py         many evaluations or reflections at once, and what is had when the budget ends
+    settings.py        an optimiser's settings, checked
     gepa_search.py     the package gepa over a study
     run.py             one run from its opening to its finish: the way in is ``optimise``
-    config.py          the settings of ``coterie optimize``
+    config.py          the settings of ``coterie optimize``, and of tuning between training steps
     beginning.py       which prompts are tuned, and what they say now
     search.py          the study of a run: a store, a runner and a model behind it
     playing.py         plays rollouts of candidates, as many at once as the budget allows
