@@ -137,6 +137,12 @@ def test_another_role_and_a_tool_that_is_not_offered_are_left_alone(model: Scrip
     assert used(scope) == (None, None, None)
 
 
+def test_no_examples_leave_the_request_as_it_is_and_count_as_used(model: ScriptedModel) -> None:
+    scope = scope_with(PromptVersion("coder/examples", 3, "", "coder", "examples"))
+    assert chat(model, scope, [USER])["messages"] == [USER]
+    assert json.loads(used(scope)[2]) == {"examples": ["coder/examples", 3]}
+
+
 def test_escaped_braces_reach_the_model_as_plain_text(model: ScriptedModel) -> None:
     scope = scope_with(PromptVersion("coder", 1, "Keep \\{{name}} as it is.", "coder"))
     assert chat(model, scope, [USER])["messages"][0]["content"] == "Keep {{name}} as it is."

@@ -99,6 +99,8 @@ def _is_sent(prompt: PromptVersion, api: Api, body: Mapping[str, Any], handed_ou
     A text that merely begins with it does not count unless the program asked for the prompt: a shorter version may
     well stand within the longer one that the program was written with.
     """
+    if prompt.part == EXAMPLES and not prompt.text.strip():
+        return True  # No examples: there is nothing to put in.
     system = _system_text(api, body)
     if prompt.plain is not None and prompt.name not in handed_out:
         if prompt.part == EXAMPLES:
@@ -209,5 +211,6 @@ def _described(tools: list[Any], prompts: Mapping[str, PromptVersion]) -> tuple[
 
 def _own(tool: Any) -> Mapping[str, Any]:
     """A tool's own definition, without what it is wrapped in."""
-    inner = next((tool[name] for name in ("function", "custom") if isinstance(tool.get(name), Mapping)), tool)
-    return inner if isinstance(inner, Mapping) else {}
+    if not isinstance(tool, Mapping):
+        return {}
+    return next((tool[name] for name in ("function", "custom") if isinstance(tool.get(name), Mapping)), tool)
