@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("agents.run")
 
 import agents
+from agents.models import openai_provider
 from docs_pages import play_page
 from scripted_servers import recording, serve
 
@@ -23,3 +24,10 @@ def _traces_stay_here() -> Iterator[None]:
     yield
     agents.set_trace_processors([])
     agents.set_tracing_disabled(False)
+
+
+@pytest.fixture(autouse=True)
+def _no_connections_of_other_loops() -> Iterator[None]:
+    """The SDK shares one HTTP client in the process, with connections of the event loop that made them."""
+    yield
+    openai_provider._http_client = None
