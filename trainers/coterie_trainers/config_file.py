@@ -125,10 +125,18 @@ def _explain(kind: type[BaseModel], file: str, settings: Mapping[str, Any], erro
 
 def _mistakes(kind: type[BaseModel], settings: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     """Each mistake once. Where a setting may have one of two shapes, only the shape that was tried counts."""
-    for details in error.errors(include_url=False):
-        keys, value = _follow(settings, details["loc"], missing=details["type"] == "missing")
-        if len(keys) < len(details["loc"]) and _of_other_shape(value, details["type"]):
-            continue
+    found = [
+        (details, *_follow(settings, details["loc"], missing=details["type"] == "missing"))
+        for details in error.errors(include_url=False)
+    ]
+    tried = [
+        (details, keys, value)
+        for details, keys, value in found
+        if len(keys) == len(details["loc"]) or not _of_other_shape(value, details["type"])
+    ]
+    # Where it is of no shape at all, what goes deepest into it is nearest to what was meant.
+    deepest = max(len(keys) for _, keys, _ in found)
+    for details, keys, value in tried or [each for each in found if len(each[1]) == deepest]:
         yield _sentence(kind, settings, keys, value, details)
 
 

@@ -181,7 +181,7 @@ class Tuning(Section):
         """What it is made with."""
         return {} if isinstance(self.optimiser, str) else self.optimiser[self.optimiser_name]
 
-    @field_validator("prompts", mode="before")
+    @field_validator("prompts", "optimiser", mode="before")
     @classmethod
     def _nothing_said(cls, value: Any) -> Any:
         return {name: {} if one is None else one for name, one in value.items()} if isinstance(value, dict) else value
