@@ -418,11 +418,12 @@ def _told(tried: Mapping[str, Credit]) -> str:
 def _tell(study: Study, found: _Findings, new: Mapping[str, Sequence[str]], number: int) -> None:
     """A line a round: what the new texts are worth."""
     worth = text_credits(found.scores, found.seed)
+    # 0.0 is added so that a rounded nothing has no minus.
     told = [
-        f"{name} {worth[found.names.index(name)][text].value:+.2f}±{worth[found.names.index(name)][text].error:.2f}"
-        for name, texts in new.items()
-        for text in texts
-        if text in worth[found.names.index(name)]
+        f"{name} {round(of_name[text].value, 2) + 0.0:+.2f}±{of_name[text].error:.2f}"
+        for name, of_name in zip(found.names, worth, strict=True)
+        for text in new.get(name, [])
+        if text in of_name
     ]
     study.note(
         f"contrast: round {number}: credit of the new texts: {', '.join(told)}; best {found.mean(found.best):.3f}"
