@@ -185,8 +185,6 @@ async def check_optimiser(folder: Path, server: ScriptedModel, optimiser: str, s
     """An optimiser plays the page's team to its end, every rollout with the prompts that were to be tried, and those that
     learn find what both roles lacked.
     """
-    if optimiser == "miprov2":  # of an extra of its own
-        pytest.importorskip(f"coterie_trainers.prompts.optimisers.{optimiser}", exc_type=ImportError)
     run, texts = await tune(folder, server, optimiser)
     assert run.state is RunState.SUCCEEDED
     async with coterie.connect(str(folder / "work" / "store.db")) as store:
