@@ -50,14 +50,16 @@ class InstantModel:
         return f"<prompt>{text}</prompt>" if "<prompt>" in asked else text
 
 
-async def our_loop() -> dict[str, Any]:
-    """From the call of ``optimise`` to its return, its store and its held-out test included."""
+async def our_loop(rounds: int = OUR_ROUNDS) -> dict[str, Any]:
+    """From the call of ``optimise`` to its return, its store and its held-out test included; the first call of a process
+    pays for imports besides.
+    """
     answers = InstantModel()
     with tempfile.TemporaryDirectory() as folder, ScriptedModel(answers) as model:
         path = Path(folder)
         tasks = [Task(f"{split}-{n}", f"{split} {n}", split=split) for split in ("train", "val") for n in range(4)]
         tasks.append(Task("test-0", "test 0", split="test"))
-        settings = {"beam": 2, "branch": 2, "rounds": OUR_ROUNDS, "gradient_batch": 2, "validation_batch": 4}
+        settings = {"beam": 2, "branch": 2, "rounds": rounds, "gradient_batch": 2, "validation_batch": 4}
         config = OptimizeConfig.model_validate(
             {
                 "name": "loop",
