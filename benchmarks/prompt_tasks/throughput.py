@@ -1,7 +1,7 @@
 """How well a study fills its slots: many evaluations at once against a model that takes its time to answer.
 
-A rollout is a team of one or two roles, a call each, so the ideal is rounds of all slots × calls × the model's time. Every
-evaluation is of another candidate: nothing comes from the cache. Measured inside the study, around ``evaluate``. The team
+A rollout is a team of one or two roles, a call each, so the ideal is rounds of all slots × calls × the model's time. A round is a
+candidate on as many tasks as there are slots; nothing comes from the cache. Measured inside the study, around ``evaluate``. The team
 alone, the same calls by the same client without Coterie, shows what the client and the machine allow.
 """
 
@@ -31,12 +31,13 @@ PROMPT = "You are the {role} agent."
 async def measure(
     *, roles: int, at_once: int, answer_seconds: float, rounds: int, folder: Path | None
 ) -> dict[str, Any]:
-    """The figures of one kind of team: ``rounds`` evaluations after each other in each of ``at_once`` slots."""
+    """The figures of one kind of team: ``rounds`` candidates, all asked for at once, on ``at_once`` tasks each."""
     names = ROLES[:roles]
-    search = _FullSlots(at_once, rounds)
+    search = _FullSlots(rounds)
     with tempfile.TemporaryDirectory(dir=folder) as work, slow_model(answer_seconds) as base_url:
         path = Path(work)
-        tasks = [Task(f"{split}-0", split, split=split) for split in ("train", "val", "test")]
+        tasks = [Task(f"train-{number}", "train", split="train") for number in range(at_once)]
+        tasks += [Task("val-0", "val", split="val"), Task("test-0", "test", split="test")]
         config = OptimizeConfig.model_validate(
             {
                 "name": "throughput",
@@ -72,15 +73,15 @@ async def measure(
 class _FullSlots:
     """An optimiser that only measures: one round to warm up, then the clock runs."""
 
-    def __init__(self, at_once: int, rounds: int) -> None:
-        self.at_once, self.rounds = at_once, rounds
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
         self.seconds = 0.0
 
     async def __call__(self, study: Study) -> Sequence[Candidate]:
         """No finalist."""
-        await self._evaluate(study, range(self.at_once))
+        await self._evaluate(study, range(1))
         began = time.perf_counter()
-        await self._evaluate(study, range(self.at_once, self.at_once * (self.rounds + 1)))
+        await self._evaluate(study, range(1, self.rounds + 1))
         self.seconds = time.perf_counter() - began
         return []
 
