@@ -239,8 +239,8 @@ def longer(asked):
     text = asked.partition("<current>")[2].partition("</current>")[0].strip()
     return f"<prompt>{text}{len(asked) % 10}</prompt>"
 
-study = WrittenStudy(roles, worth, longer, rollouts=300)
-finalists = asyncio.run(get("gepa", {"children": 2})(study))
+study = WrittenStudy(roles, worth, longer, rollouts=400)
+finalists = asyncio.run(get("gepa", {})(study))
 merges = sum(len(one.parents) == 2 for one in finalists)
 # gepa draws while it goes over such a set, where two candidates that are as good changed the same prompts.
 order = list({ComponentName(name) for name in roles})

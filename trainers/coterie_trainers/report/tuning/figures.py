@@ -28,6 +28,7 @@ from coterie.vocabulary import (
 )
 from coterie_trainers.evaluation import team_reward
 from coterie_trainers.intervals import Interval, difference_interval, mean_interval
+from coterie_trainers.prompts.ablation import AUTHOR as ABLATION
 from coterie_trainers.prompts.scoring import role_scores
 from coterie_trainers.report.reading import portions, rollouts_of
 
@@ -222,6 +223,8 @@ def _candidates(seen: _Seen, authors: Mapping[str, str], summary: Mapping[str, A
     dropped: Mapping[str, Any] = summary.get("dropped") or {}
     found = []
     for id_ in dict.fromkeys(candidate for candidate, _ in seen.scores):
+        if authors.get(id_) == ABLATION:
+            continue  # nobody proposed it: it measures what a change of the winner adds
         values = {
             split: [value for each in seen.scores[id_, split].values() for value in each]
             for split in SPLITS
