@@ -48,14 +48,16 @@ class Playing:
     """Plays the rollouts of one run while its ``async with`` block lasts. They must have been promised by the ledger."""
 
     def __init__(self, store: Store, ledger: Ledger, costs: Costs, *, run_id: str, at_once: int) -> None:
-        """``at_once`` is how many rollouts are in flight at most while a limit other than that of rollouts is set."""
+        """``at_once`` is how many rollouts are in flight at most while a limit other than that of rollouts is set; else twice as
+        many are, so that a runner's free slot finds the next one queued.
+        """
         self.store = store
         self.ledger = ledger
         self.costs = costs
         self.run_id = run_id
         limits = ledger.budget
         metered = any(each is not None for each in (limits.calls, limits.tokens, limits.money, limits.seconds))
-        self._at_once = at_once if metered else None
+        self._at_once = at_once if metered else 2 * at_once
         self._before: dict[str, Rollout] = {}
         """What an earlier process left: id → rollout."""
         self._waiting: deque[_Wish] = deque()
@@ -148,7 +150,7 @@ class Playing:
         """Begin what may begin; refuse the rest when nothing may any more."""
         beginning: list[_Wish] = []
         room = Room.FREE
-        while self._waiting and (self._at_once is None or len(self._in_flight) < self._at_once):
+        while self._waiting and len(self._in_flight) < self._at_once:
             room = self.ledger.room()
             if room is not Room.FREE:
                 break
