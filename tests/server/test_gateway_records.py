@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,33 @@ def test_an_error_inside_a_stream_is_recorded_as_one(tmp_path: Path) -> None:
             list(client(gateway.url).chat.completions.create(model="any", messages=QUESTION, stream=True))
         (span,) = gateway.spans(1)
         assert (span.status_message, said(span)) == ("oom", "hi")
+
+
+class HeldOpen(list[bytes]):
+    """Pieces of an answer whose end does not come before somebody lets go."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(pieces)
+        self.let_go = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from super().__iter__()
+        self.let_go.wait(10)
+
+
+def test_an_error_inside_a_stream_counts_though_the_client_hangs_up_on_it(tmp_path: Path) -> None:
+    events = HeldOpen([b'data: {"error": {"message": "oom"}}\n\n'])
+    sent = RawAnswer(events, type="text/event-stream")
+    with RawServer(lambda *asked: sent) as server, RunningGateway(tmp_path) as gateway:
+        gateway.publish(Endpoint(server.base_url, "tiny", "team"))
+        with (
+            pytest.raises(openai.APIError, match="oom"),
+            client(gateway.url).chat.completions.create(model="any", messages=QUESTION, stream=True) as stream,
+        ):
+            list(stream)
+        (span,) = gateway.spans(1)
+        events.let_go.set()
+        assert span.status_message == "oom"
 
 
 def test_events_of_unforeseen_form_reach_the_client_and_the_call_the_store(tmp_path: Path) -> None:

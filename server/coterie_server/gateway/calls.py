@@ -292,8 +292,9 @@ class Calls:
         why = flight.why or STOPPED
         if why == CLIENT_GONE and stream is not None:
             answer = call.read(stream.answer())
-            if answer.messages and len(answer.finish_reasons) == len(answer.messages):
-                # Some clients close the connection without reading what follows the last word.
+            whole = answer.messages and len(answer.finish_reasons) == len(answer.messages)
+            if whole or answer.error is not None:
+                # Some clients close the connection without reading what follows the last word, or an error.
                 self._ended(call, call.span(answer), answer, account, flight)
                 return
         message = "The client closed the connection." if why == CLIENT_GONE else "The gateway was stopped."
