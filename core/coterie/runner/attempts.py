@@ -24,6 +24,7 @@ from coterie.runner.reach import Pauses, Reach
 from coterie.runner.recorded import load_recorded
 from coterie.runner.sink import MEMORY_BYTES, AttemptSink, Backlog
 from coterie.runner.trainability import CallCount, why_untrainable
+from coterie.runner.turns import Turns
 from coterie.runner.writing import Writing
 from coterie.store.base import Store
 from coterie.vocabulary import AttemptState, FailureCause, Lease, Mode, Span
@@ -34,6 +35,8 @@ FLUSH_SECONDS = 5.0
 """How often spans and rewards of attempts that still run are written, unless a full portion waits earlier."""
 AWAY_SECONDS = 2.0
 """How often a heartbeat is tried while the store is away: when it is back, leases may be about to run out."""
+BRIEF_SECONDS = 2.0
+"""Attempts that take less are brief: for them the way to the store and back counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Ended:
     lease: Lease
     outcome: Outcome
     seconds: float
-    """From its lease to its end."""
+    """From its beginning to its end."""
     written: bool
     """False if the store did not take its end."""
 
@@ -78,6 +81,7 @@ class Attempts:
         store: Where their spans, rewards and ends go.
         name: What they run, for the log.
         lease_seconds: After so long without a heartbeat another worker may take them.
+        at_once: How many are played at once; those begun above that wait for their turn. None means all.
         deadline_seconds: How long one may take, unless its rollout says otherwise; None means for ever.
         flush_seconds: How often what they recorded is written while they run.
         patience_seconds: How long an attempt waits for a store that is away, to begin or to end; None means until it is
@@ -93,6 +97,7 @@ class Attempts:
         *,
         name: str,
         lease_seconds: float = 60.0,
+        at_once: int | None = None,
         deadline_seconds: float | None = None,
         flush_seconds: float = FLUSH_SECONDS,
         patience_seconds: float | None = None,
@@ -113,6 +118,8 @@ class Attempts:
         self._pins = Pins(store, gateway=gateway)
         self._backlog = Backlog(memory_bytes=memory_bytes)
         self._writing = Writing(store, self.reach)
+        self._turns = None if at_once is None else Turns(at_once)
+        self._usual_seconds: float | None = None
         self._statistics = RunnerStatistics()
         self._running: dict[str, _Running] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -122,9 +129,14 @@ class Attempts:
         return len(self._running)
 
     @property
-    def playing(self) -> int:
-        """How many run still; of the others the end is being written."""
+    def held(self) -> int:
+        """How many run still, or wait for their turn; of the others the end is being written."""
         return sum(not running.ending for running in self._running.values())
+
+    @property
+    def brief(self) -> bool:
+        """True while attempts usually take less than ``BRIEF_SECONDS``, as far as is known yet."""
+        return self._usual_seconds is not None and self._usual_seconds < BRIEF_SECONDS
 
     @property
     def statistics(self) -> RunnerStatistics:
@@ -224,6 +236,10 @@ class Attempts:
             self.room.set()
         return written
 
+    def _learn_seconds(self, seconds: float) -> None:
+        usual = seconds if self._usual_seconds is None else self._usual_seconds
+        self._usual_seconds = 0.75 * usual + 0.25 * seconds
+
     async def _outcome(self, running: _Running) -> Outcome:
         rollout, task = running.lease.rollout, running.lease.task
         try:
@@ -249,7 +265,16 @@ class Attempts:
             recorded=recorded,
         )
         deadline = rollout.deadline_seconds if rollout.deadline_seconds is not None else self.deadline_seconds
-        return await running.player.play(assignment, running.sink, deadline, running.interrupted)
+        if self._turns is None:
+            return await running.player.play(assignment, running.sink, deadline, running.interrupted)
+        if not await self._turns.take(running.interrupted):
+            return cut_off(running.interrupted, None, "had not begun")
+        try:
+            running.began = time.monotonic()
+            return await running.player.play(assignment, running.sink, deadline, running.interrupted)
+        finally:
+            self._turns.give_back()
+            self._learn_seconds(time.monotonic() - running.began)
 
     async def _looked_up(self, running: _Running) -> tuple[Pinned, Recorded | None]:
         """What the attempt is pinned to, and the recording that it plays again."""

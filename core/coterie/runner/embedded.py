@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ from coterie.capture.switch import instrument, instrumented, uninstrument
 from coterie.errors import ConfigError
 from coterie.rollouts import RolloutFunction
 from coterie.runner.attempts import Attempts, Ended, RunnerStatistics
+from coterie.runner.heap import heap_set_aside
 from coterie.runner.playing import InProcess, Player
 from coterie.runner.processes import ProcessPool
 from coterie.runner.reach import Pauses
@@ -47,7 +49,7 @@ class Runner:
     Args:
         store: Where the work comes from and the results go.
         function: What ``@coterie.rollout`` made, or ``load_app`` loaded.
-        concurrency: How many attempts run at once.
+        concurrency: How many attempts run at once. While they are brief up to a quarter more are leased ahead.
         deadline_seconds: How long an attempt may take, unless its rollout says otherwise; None means for ever.
         lease_seconds: After so long without a heartbeat of this runner another one may take its work.
         worker: This runner's name in the store.
@@ -109,12 +111,14 @@ class Runner:
             store,
             name=function.name,
             lease_seconds=lease_seconds,
+            at_once=self.concurrency,
             deadline_seconds=deadline_seconds,
             gateway=gateway,
             memory_bytes=memory_bytes,
             on_end=on_end,
         )
         self._leasing: asyncio.Task[None] | None = None
+        self._heap = ExitStack()
         self._instrumented = False
 
     @property
@@ -143,6 +147,7 @@ class Runner:
         if not instrumented():
             instrument()
             self._instrumented = True
+        self._heap.enter_context(heap_set_aside())
         self._leasing = asyncio.create_task(self._lease_work(), name=f"{self.worker} leases")
         self._attempts.start()
         return self
@@ -180,6 +185,7 @@ class Runner:
         finally:
             await self._attempts.stop()
             await self._player.close()
+            self._heap.close()
             if self._instrumented:
                 uninstrument()
                 self._instrumented = False
@@ -226,12 +232,14 @@ class Runner:
 
     @property
     def _free(self) -> int:
-        """How many more attempts may begin: no more than can be played at once, and none while the store takes less than
-        is recorded, or while it does not take the ends of those before.
+        """How many more attempts may be leased: none while the store takes less than is recorded, or while it does not take
+        the ends of those before. More than can be played at once only while they are brief, so that the next is there when
+        one ends; work that takes long would wait here while another runner might play it.
         """
         if self._attempts.behind or len(self._attempts) >= 2 * self.concurrency:
             return 0
-        return self.concurrency - self._attempts.playing
+        ahead = math.ceil(self.concurrency / 4) if self._attempts.brief else 0
+        return self.concurrency + ahead - self._attempts.held
 
     async def _stop_leasing(self) -> None:
         if self._leasing is not None:
