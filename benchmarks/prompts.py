@@ -53,7 +53,7 @@ def main() -> int:
             sys.exit(f"Ours made fewer calls than the peer: {figures['loop']}. Give it more rounds.")
     if "throughput" in given.parts:
         figures["throughput"] = [
-            asyncio.run(measure(roles=roles, at_once=32, answer_seconds=0.2, rounds=10, folder=given.folder))
+            asyncio.run(measure(roles=roles, at_once=32, answer_seconds=0.2, rounds=30, folder=given.folder))
             for roles in (1, 2)
         ]
     figures["machine"]["after"] = machine()
