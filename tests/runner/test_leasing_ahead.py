@@ -52,7 +52,7 @@ async def states(store: Store, ids: Sequence[str]) -> list[RolloutState]:
 async def leased(store: Store, ids: Sequence[str], count: int) -> None:
     """Wait until exactly so many are leased, and see that it stays so."""
     async with asyncio.timeout(20):
-        while (await states(store, ids)).count(RolloutState.RUNNING) < count:
+        while (await states(store, ids)).count(RolloutState.RUNNING) < count:  # noqa: ASYNC110 - the store tells ends only
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     assert (await states(store, ids)).count(RolloutState.RUNNING) == count
