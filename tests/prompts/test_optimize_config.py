@@ -32,6 +32,7 @@ def test_an_optimiser_without_settings_may_be_written_either_way(tmp_path: Path)
         ("optimiser: [contrast]", r"optimiser = \['contrast'\] is not allowed"),
         ("optimiser: {contrast: {}, gepa: {}}", "name one"),
         ("selection: {flagged: drop}", r"selection.flagged = .drop. is not allowed. It should be 'report' or 'refuse'"),
+        ("prompts: {coder: {part: tols}}", r"tols.*'tool/<name of the tool>'\.(?!\.)"),
         ("selection: {confidence: 95}", "selection.confidence = 95 is not allowed. It should be less than 1"),
     ],
 )

@@ -12,7 +12,7 @@ from loop_parts import Told
 from planted_team import APP, LEARNED, SEED, answer, team_config, write_team
 
 import coterie
-from coterie.errors import CoterieError, RewardError
+from coterie.errors import ConfigError, CoterieError, RewardError
 from coterie.testing import ScriptedModel
 from coterie.vocabulary import RunState
 from coterie_trainers.prompts import best, optimise
@@ -60,7 +60,11 @@ CHANGING = APP.replace('PROMPTS[role]}, {"role"', 'PROMPTS[role] + text}, {"role
         ({"prompts": {"coder": {"file": "coder.txt"}}}, APP, r"prompts.coder.file: .*coder.txt cannot be read"),
         ({"prompts": {"coder": {"text": "Hi", "placeholders": ["lang"]}}}, APP, r"prompts.coder: .*\{\{lang\}\}"),
         ({"optimiser": "gradient"}, APP, "there is no optimiser 'gradient'. There are: .*unchanged"),
-        ({"optimiser": {"random_edits": {"batch": 0, "speed": 1}}}, APP, "optimiser.random_edits.*(batch|speed)"),
+        (
+            {"optimiser": {"random_edits": {"batch": 0, "speed": 1}}},
+            APP,
+            "optimiser 'random_edits': batch = 0 is not allowed.*unknown key 'speed'.*it has: steps, batch, finalists",
+        ),
         ({"optimiser": "rewrite", "reflection": None}, APP, "Add the section 'reflection'"),
         (
             {"budget": {"rollouts": 12}},
@@ -89,6 +93,15 @@ async def test_what_is_wrong_is_said(
 ) -> None:
     with pytest.raises(CoterieError, match=f"(?s){said}"):
         await play(tmp_path, model, app=app, **settings)
+
+
+@pytest.mark.parametrize("optimiser", ["apo", "contrast", "gepa", "rewrite"])
+async def test_an_optimiser_that_asks_a_model_is_refused_where_there_is_none_before_anything_is_played(
+    optimiser: str, tmp_path: Path, model: ScriptedModel
+) -> None:
+    with pytest.raises(ConfigError, match="Add the section 'reflection'"):
+        await play(tmp_path, model, optimiser=optimiser, reflection=None)
+    assert not model.requests
 
 
 async def test_an_empty_dataset_is_said_before_anything_runs(tmp_path: Path, model: ScriptedModel) -> None:

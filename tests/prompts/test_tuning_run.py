@@ -15,9 +15,10 @@ from loop_parts import Told
 from planted_team import LEARNED, SEED, answer, team_config, write_team
 
 import coterie
+from coterie.errors import ConfigError
 from coterie.testing import ScriptedModel
 from coterie.vocabulary import ResourceStatus, Run, RunState
-from coterie_trainers.prompts import OptimizeConfig, best, optimise
+from coterie_trainers.prompts import OptimizeConfig, best, find_best, optimise
 from coterie_trainers.prompts.commands import optimize
 from coterie_trainers.prompts.study import Candidate, Optimiser, Study, Trial
 
@@ -54,6 +55,9 @@ async def test_the_winner_becomes_active_and_is_given_in_one_line(tmp_path: Path
         "coder": 0.5,
     }
     async with coterie.connect(str(folder / "work" / "store.db")) as store:
+        assert await find_best(store) == LEARNED
+        with pytest.raises(ConfigError, match=r"await find_best\(store\)"):
+            best(store)  # type: ignore[arg-type]
         for role, text in LEARNED.items():
             active = await store.get_resource(role)
             assert active.content["text"] == text

@@ -21,7 +21,7 @@ class Turns:
         if self._free:
             self._free -= 1
             return True
-        turn = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def leave(_interrupted: asyncio.Future[Any]) -> None:
             if not turn.done():

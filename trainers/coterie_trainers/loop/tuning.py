@@ -202,5 +202,6 @@ def check_tuning(config: TrainConfig, splits: Mapping[str, Any]) -> None:
         ConfigError: the optimiser is unknown or does not take its settings, or the budget does not pay for measuring.
     """
     if config.prompts is not None:
-        optimisers.get(config.prompts.optimiser_name, config.prompts.optimiser_settings)
+        optimiser = optimisers.get(config.prompts.optimiser_name, config.prompts.optimiser_settings)
+        optimisers.check_model(optimiser, config.prompts.reflection)
         check_budget(searched_with(config, config.prompts, config.name), searched_splits(config, splits))

@@ -17,19 +17,22 @@ from coterie.vocabulary import Run
 LATEST = "latest"
 
 
-def best(store: Store | str | os.PathLike[str], run: str = LATEST) -> Mapping[str, str]:
+def best(store: str | os.PathLike[str], run: str = LATEST) -> Mapping[str, str]:
     """Prompt name → text: the winner's if it was taken, else the texts that the run began with.
 
-    ``await find_best(…)`` does the same within asynchronous code.
+    ``await find_best(…)`` does the same within asynchronous code, and takes an open store too.
 
     Args:
-        store: A store, its address or file, or the work folder of a run.
+        store: A store's address or file, or the work folder of a run.
         run: The run's id; by default the newest tuning run that the store holds.
 
     Raises:
         NotFoundError: there is no such run.
-        ConfigError: the run is not finished, or tunes no prompts.
+        ConfigError: the run is not finished, or tunes no prompts; or the store is an open one, which belongs to the event loop of
+            whoever opened it.
     """
+    if isinstance(store, Store):
+        raise ConfigError("best: give the address of a store, or ask an open one with: await find_best(store).")
     with ThreadPoolExecutor(1) as thread:  # Whoever asks may have a running loop of its own.
         return thread.submit(lambda: asyncio.run(find_best(store, run))).result()
 

@@ -33,7 +33,7 @@ class PromptSetting(Section):
         try:
             return part if part is None else check_part(part)
         except PromptError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).removesuffix(".")) from None
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Self:

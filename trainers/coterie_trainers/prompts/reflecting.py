@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 FAILURES_IN_A_ROW = 8
 """After so many questions without a usable answer the run ends: the model is gone, or cannot do it."""
+NO_MODEL = (
+    "The optimiser asks a model, and the configuration has none. Add the section 'reflection' with base_url, model and, if it "
+    "needs one, api_key: env:NAME."
+)
 NO_KEY = "coterie-no-key"
 """Sent where no key is set."""
 
@@ -88,10 +92,7 @@ class Reflector:
             ConfigError: none is configured.
         """
         if self.config is None:
-            raise ConfigError(
-                "The optimiser asks a model, and the configuration has none. Add the section 'reflection' with base_url, "
-                "model and, if it needs one, api_key: env:NAME."
-            )
+            raise ConfigError(NO_MODEL)
         asked = (
             [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(one) for one in messages]
         )

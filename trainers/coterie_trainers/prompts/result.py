@@ -41,7 +41,8 @@ def shown(result: Mapping[str, Any]) -> str:
 
 
 def _why(why: str) -> str:
-    first = why.strip().split("\n")[0]
+    said = (line.strip() for line in why.splitlines())
+    first = next((line for line in said if line and not line.startswith("```")), "")
     return f", since {first[:200]}" if first else ""
 
 

@@ -89,6 +89,7 @@ async def optimise(
     function = app if isinstance(app, RolloutFunction) else load_team(app, folder=folder) if here else None
     app_spec = app if isinstance(app, str) else app.name
     search_with = optimiser or optimisers.get(config.optimiser_name, config.optimiser_settings)
+    optimisers.check_model(search_with, config.reflection)
     check_sinks(config.metrics)
     with Workspace(work) as workspace:
         if fresh:

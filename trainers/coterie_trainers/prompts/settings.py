@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +24,13 @@ def checked(kind: type[S], optimiser: str, given: Mapping[str, Any]) -> S:
     try:
         return kind.model_validate(dict(given))
     except ValidationError as error:
-        mistakes = "; ".join(dict.fromkeys(_sentence(kind, each) for each in error.errors(include_url=False)))
-        raise ConfigError(f"optimiser {optimiser!r}: {mistakes}.") from None
+        raise ConfigError(mistakes(optimiser, list(kind.model_fields), error)) from None
+
+
+def mistakes(optimiser: str, keys: Sequence[str], error: ValidationError) -> str:
+    """What is wrong with the settings of an optimiser that has these keys, in a sentence."""
+    found = dict.fromkeys(_clause(keys, each) for each in error.errors(include_url=False))
+    return f"optimiser {optimiser!r}: {'; '.join(found)}."
 
 
 def template(value: str, *, needs: tuple[str, ...], offers: tuple[str, ...]) -> str:
@@ -56,13 +61,13 @@ def template(value: str, *, needs: tuple[str, ...], offers: tuple[str, ...]) -> 
     return text
 
 
-def _sentence(kind: type[BaseModel], details: Mapping[str, Any]) -> str:
+def _clause(keys: Sequence[str], details: Mapping[str, Any]) -> str:
     key = ".".join(map(str, details["loc"]))
-    if details["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, list(kind.model_fields), n=1)
+    if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        near = difflib.get_close_matches(key, keys, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {key!r}{hint} (it has: {', '.join(kind.model_fields) or 'none'})"
-    if details["type"] == "missing":
+        return f"unknown key {key!r}{hint} (it has: {', '.join(keys) or 'none'})"
+    if details["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"the key {key!r} is missing"
     allowed = str(details["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
     return f"{key} = {details['input']!r} is not allowed: {allowed}" if key else allowed

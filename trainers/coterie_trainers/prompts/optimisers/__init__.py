@@ -9,6 +9,7 @@ with an entry point of the group ``coterie.optimisers``::
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import cast
 
@@ -17,6 +18,9 @@ from pydantic import ValidationError, validate_call
 from coterie.errors import ConfigError
 from coterie.vocabulary import JSON
 from coterie_trainers.offers import Offers
+from coterie_trainers.prompts.config import Reflection
+from coterie_trainers.prompts.reflecting import NO_MODEL
+from coterie_trainers.prompts.settings import mistakes
 from coterie_trainers.prompts.study import Optimiser
 
 _OFFERS = Offers(
@@ -37,23 +41,23 @@ def get(name: str, settings: Mapping[str, JSON] | None = None) -> Optimiser:
         ConfigError: there is none of this name (the message lists what there is), it cannot be imported, or a setting is
             unknown or not allowed.
     """
-    make = validate_call(_OFFERS.get(name))
+    make = _OFFERS.get(name)
     try:
-        return cast(Optimiser, make(**(settings or {})))
+        return cast(Optimiser, validate_call(make)(**(settings or {})))
     except ValidationError as error:
-        mistakes = "; ".join(_mistake(name, details) for details in error.errors(include_url=False))
-        raise ConfigError(mistakes) from None
+        raise ConfigError(mistakes(name, list(inspect.signature(make).parameters), error)) from None
+
+
+def check_model(optimiser: Optimiser, reflection: Reflection | None) -> None:
+    """Refuse an optimiser that asks a model, as its attribute ``asks_model`` says, where none is configured.
+
+    Raises:
+        ConfigError: there is no section ``reflection``.
+    """
+    if reflection is None and getattr(optimiser, "asks_model", False):
+        raise ConfigError(NO_MODEL)
 
 
 def names() -> list[str]:
     """The names that ``get`` knows, sorted."""
     return _OFFERS.names()
-
-
-def _mistake(name: str, details: Mapping[str, JSON]) -> str:
-    key = ".".join(["optimiser", name, *map(str, details["loc"])])
-    if details["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {key!r}"
-    if details["type"] in ("missing_argument", "missing_keyword_only_argument", "missing"):
-        return f"the key {key!r} is missing"
-    return f"{key} = {details['input']!r} is not allowed. {str(details['msg']).removeprefix('Value error, ')}"

@@ -150,6 +150,8 @@ def make(**settings: Any) -> Optimiser:
 class Apo:
     """The optimiser."""
 
+    asks_model = True
+
     def __init__(self, settings: ApoSettings) -> None:
         self.settings = settings
 

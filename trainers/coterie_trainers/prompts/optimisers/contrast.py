@@ -150,6 +150,7 @@ class Contrast:
     def __init__(self, settings: ContrastSettings, local: Local) -> None:
         self.settings = settings
         self.local = local
+        self.asks_model = isinstance(local, Reflect)
 
     async def __call__(self, study: Study) -> Sequence[Candidate]:
         """The best configurations, best first, without the seed."""

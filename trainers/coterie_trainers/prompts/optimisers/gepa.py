@@ -124,6 +124,8 @@ def make(**settings: Any) -> Optimiser:
 class Gepa:
     """The optimiser."""
 
+    asks_model = True
+
     def __init__(self, settings: GepaSettings) -> None:
         self.settings = settings
 

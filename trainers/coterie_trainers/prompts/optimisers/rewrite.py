@@ -26,18 +26,25 @@ to avoid. Keep every placeholder in double braces as it is.
 
 def make() -> Optimiser:
     """An optimiser that rewrites each prompt once. It has no settings."""
-    return rewrite
+    return Rewrite()
 
 
-async def rewrite(study: Study) -> Sequence[Candidate]:
-    """One candidate with all prompts rewritten; none if the reflecting model gave nothing that can be used."""
-    prompts = list(study.prompts.values())
-    asked = await at_once(
-        propose(study, question(QUESTION, prompt, {"prompt": study.seed.texts[prompt.name]}), prompt, purpose="rewrite")
-        for prompt in prompts
-    )
-    texts = {prompt.name: text for prompt, text in zip(prompts, asked.results, strict=True) if text is not None}
-    if not texts:
-        return []
-    why = dict.fromkeys(texts, "one rewrite by the reflecting model, without looking at any rollout")
-    return [Candidate({**study.seed.texts, **texts}, parents=(study.seed.id,), author=AUTHOR, why=why)]
+class Rewrite:
+    """The optimiser."""
+
+    asks_model = True
+
+    async def __call__(self, study: Study) -> Sequence[Candidate]:
+        """One candidate with all prompts rewritten; none if the reflecting model gave nothing that can be used."""
+        prompts = list(study.prompts.values())
+        asked = await at_once(
+            propose(
+                study, question(QUESTION, prompt, {"prompt": study.seed.texts[prompt.name]}), prompt, purpose="rewrite"
+            )
+            for prompt in prompts
+        )
+        texts = {prompt.name: text for prompt, text in zip(prompts, asked.results, strict=True) if text is not None}
+        if not texts:
+            return []
+        why = dict.fromkeys(texts, "one rewrite by the reflecting model, without looking at any rollout")
+        return [Candidate({**study.seed.texts, **texts}, parents=(study.seed.id,), author=AUTHOR, why=why)]
