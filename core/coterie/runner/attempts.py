@@ -236,10 +236,6 @@ class Attempts:
             self.room.set()
         return written
 
-    def _learn_seconds(self, seconds: float) -> None:
-        usual = seconds if self._usual_seconds is None else self._usual_seconds
-        self._usual_seconds = 0.75 * usual + 0.25 * seconds
-
     async def _outcome(self, running: _Running) -> Outcome:
         rollout, task = running.lease.rollout, running.lease.task
         try:
@@ -275,6 +271,10 @@ class Attempts:
         finally:
             self._turns.give_back()
             self._learn_seconds(time.monotonic() - running.began)
+
+    def _learn_seconds(self, seconds: float) -> None:
+        usual = seconds if self._usual_seconds is None else self._usual_seconds
+        self._usual_seconds = 0.75 * usual + 0.25 * seconds
 
     async def _looked_up(self, running: _Running) -> tuple[Pinned, Recorded | None]:
         """What the attempt is pinned to, and the recording that it plays again."""
