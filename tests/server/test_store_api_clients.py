@@ -73,10 +73,7 @@ async def test_an_answer_that_nobody_reads_takes_nothing(server: ServerProcess, 
     rollout = await queue_one(store)
     request = json.dumps({"worker": "gone", "lease_seconds": 600, "run_id": rollout.run_id}).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(
-            b"POST /v1/rollouts/lease HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + server.admin.encode() + b"\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (len(request), request)
-        )
+        connection.sendall(lease_request(server, request))
         if delay == 0:
             # It reads no more, and says so at once: what is written to it is lost.
             connection.shutdown(socket.SHUT_WR)
@@ -86,6 +83,36 @@ async def test_an_answer_that_nobody_reads_takes_nothing(server: ServerProcess, 
     async with asyncio.timeout(20):
         (lease,) = await store.lease("next", wait_seconds=20, run_id=rollout.run_id)
     assert lease.attempt.worker == "next"
+
+
+async def test_who_has_the_answer_and_goes_away_at_once_keeps_what_it_took(server: ServerProcess, store: Store) -> None:
+    """As a client does that makes a connection for each request."""
+    for _ in range(60):
+        rollout = await queue_one(store)
+        (lease,) = json.loads(lease_and_close(server, rollout))
+        await asyncio.sleep(0.01)
+        assert list(await store.heartbeat([lease["attempt"]["id"]])) == [lease["attempt"]["id"]]
+
+
+def lease_and_close(server: ServerProcess, rollout: Rollout) -> bytes:
+    """The answer's body, read whole; then the connection is closed in the same breath."""
+    request = json.dumps({"worker": "brief", "run_id": rollout.run_id}).encode()
+    answer = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(lease_request(server, request))
+        while not answer.endswith(b"]"):
+            answer += connection.recv(65536)
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def lease_request(server: ServerProcess, body: bytes) -> bytes:
+    head = (
+        "POST /v1/rollouts/lease HTTP/1.1",
+        "Host: x",
+        f"Authorization: Bearer {server.admin}",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def _readable(connection: socket.socket) -> bool:

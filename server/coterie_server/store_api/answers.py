@@ -5,11 +5,11 @@ from __future__ import annotations
 from coterie_server.store_api.requests import Call
 
 
-async def send_json(call: Call, body: bytes, *, last: bool = True) -> None:
-    """Answer with JSON. With ``last=False`` the whole body is sent, and the answer ends with a ``send_piece``."""
+async def send_json(call: Call, body: bytes) -> None:
+    """Answer with JSON."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await call.send({"type": "http.response.start", "status": 200, "headers": headers})
-    await call.send({"type": "http.response.body", "body": body, "more_body": not last})
+    await call.send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def send_empty(call: Call) -> None:

@@ -27,7 +27,8 @@ SILENCE_SECONDS = 15.0
 async def lease(call: Call, request: LeaseRequest) -> None:
     """Take up to ``limit`` queued rollouts, oldest first, each with a new attempt; none if the time is up.
 
-    When the client goes away before it has the answer, nothing is taken.
+    When the client goes away before it is answered, nothing is taken. Who goes away afterwards may well have the answer, and
+    keeps what it took.
     """
     leases: Sequence[Lease] = ()
     if request.wait_seconds:
@@ -37,13 +38,10 @@ async def lease(call: Call, request: LeaseRequest) -> None:
             return
     else:
         leases = await _lease(call.store, request)
-    await send_json(call, wire.encode(leases), last=not leases)
-    if not leases:
-        return
-    if await _has_gone(call):
+    if leases and await _has_gone(call):
         await _take_back(call.store, [lease.attempt.id for lease in leases])
-    else:
-        await send_piece(call, b"", last=True)
+        return
+    await send_json(call, wire.encode(leases))
 
 
 @post("/v1/rollouts/unlease", Scope.RUNNER)
@@ -109,7 +107,7 @@ async def _lease(store: Store, request: LeaseRequest) -> Sequence[Lease]:
 
 
 async def _has_gone(call: Call) -> bool:
-    """True if the client went away before the answer was written: what is read from its connection afterwards tells."""
+    """True if the client has gone away, as far as can be read from its connection now."""
     async with ClientWatch(call.receive) as watch:
         watch.only_note()
         for _ in range(_TURNS_TO_NOTICE):
