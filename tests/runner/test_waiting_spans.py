@@ -113,6 +113,8 @@ async def test_threads_lose_nothing() -> None:
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
+    # A reader that keeps pace with the threads would leave nothing to spill.
+    await until(lambda: backlog.spilled)
     got: Counter[str] = Counter()
     while any(thread.is_alive() for thread in threads) or sink.count:
         portion = sink.take()
