@@ -65,6 +65,14 @@ async def after_brief_ones(store: Store, gate: Gate) -> None:
     gate.open.clear()
 
 
+async def all_slots_and_one_ahead(store: Store, gate: Gate) -> list[str]:
+    """Rollouts that are leased, all but one of which are played."""
+    await after_brief_ones(store, gate)
+    ids = await queue(store, SLOTS + AHEAD)
+    await leased(store, ids, SLOTS + AHEAD)
+    return ids
+
+
 async def test_brief_attempts_are_leased_ahead_and_no_more_are_played_at_once(store: Store) -> None:
     gate = Gate()
     async with Runner(store, coterie.rollout(gate.team), concurrency=SLOTS) as runner:
@@ -96,9 +104,7 @@ async def test_long_attempts_are_left_to_other_runners(store: Store, monkeypatch
 async def test_what_was_leased_ahead_goes_back_when_the_runner_stops(store: Store) -> None:
     gate = Gate()
     async with Runner(store, coterie.rollout(gate.team), concurrency=SLOTS) as runner:
-        await after_brief_ones(store, gate)
-        ids = await queue(store, SLOTS + AHEAD)
-        await leased(store, ids, SLOTS + AHEAD)
+        ids = await all_slots_and_one_ahead(store, gate)
     assert set(await states(store, ids)) == {RolloutState.QUEUED}
     assert (gate.most, runner.statistics.cancelled) == (SLOTS, SLOTS + AHEAD)
     last = (await store.get_attempts(ids))[ids[-1]][-1]
@@ -110,9 +116,7 @@ async def test_what_was_leased_ahead_goes_back_when_the_runner_stops(store: Stor
 async def test_what_was_leased_ahead_is_played_when_the_runner_drains(store: Store) -> None:
     gate = Gate()
     async with Runner(store, coterie.rollout(gate.team), concurrency=SLOTS) as runner:
-        await after_brief_ones(store, gate)
-        ids = await queue(store, SLOTS + AHEAD)
-        await leased(store, ids, SLOTS + AHEAD)
+        ids = await all_slots_and_one_ahead(store, gate)
         draining = asyncio.create_task(runner.drain())
         await asyncio.sleep(0.05)
         gate.open.set()
@@ -124,9 +128,7 @@ async def test_leases_of_what_waits_are_kept_and_a_withdrawn_one_never_begins(st
     gate = Gate()
     assert BRIEF_SECONDS > 1.0
     async with Runner(store, coterie.rollout(gate.team), concurrency=SLOTS, lease_seconds=0.6):
-        await after_brief_ones(store, gate)
-        ids = await queue(store, SLOTS + AHEAD)
-        await leased(store, ids, SLOTS + AHEAD)
+        ids = await all_slots_and_one_ahead(store, gate)
         await asyncio.sleep(1.0)
         attempts = await store.get_attempts(ids)
         assert [len(attempts[id_]) for id_ in ids] == [1] * len(ids), "a lease ran out"

@@ -101,7 +101,9 @@ def lease_and_close(server: ServerProcess, rollout: Rollout) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(lease_request(server, request))
         while not answer.endswith(b"]"):
-            answer += connection.recv(65536)
+            piece = connection.recv(65536)
+            assert piece, f"the server hung up after {answer!r}"
+            answer += piece
     return answer.partition(b"\r\n\r\n")[2]
 
 
